@@ -1,0 +1,20 @@
+// x86-64-v3: 256-bit vectors.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("arch=x86-64-v3")
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace tgo::cpu::avx2 {
+typedef uint64_t Lanes __attribute__((vector_size(32)));
+struct Multiply {
+  TGO_HD Lanes operator()(Lanes word, uint32_t by) const {
+    return (Lanes)_mm256_mul_epu32((__m256i)word, _mm256_set1_epi64x(by));
+  }
+};
+}  // namespace tgo::cpu::avx2
+
+#define TGO_ISA avx2
+#define TGO_ISA_NAME "AVX2"
+#include "kernels_impl.h"
+#endif

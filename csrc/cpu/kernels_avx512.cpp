@@ -1,0 +1,20 @@
+// x86-64-v4: 512-bit vectors.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace tgo::cpu::avx512 {
+typedef uint64_t Lanes __attribute__((vector_size(64)));
+struct Multiply {
+  TGO_HD Lanes operator()(Lanes word, uint32_t by) const {
+    return (Lanes)_mm512_maskz_mul_epu32(0xFF, (__m512i)word, _mm512_set1_epi64(by));
+  }
+};
+}  // namespace tgo::cpu::avx512
+
+#define TGO_ISA avx512
+#define TGO_ISA_NAME "AVX-512"
+#include "kernels_impl.h"
+#endif

@@ -1,0 +1,36 @@
+// The CPU engine on raw memory: the whole pass over T steps, blocks of neurons in parallel.
+#pragma once
+
+#include "row_io.h"
+
+namespace tgo::cpu {
+
+constexpr int64_t kMaxChunk = 8;  // steps between two checkpoints at the most
+
+struct Options {
+  Neuron neuron;
+  Noise noise;
+  bool soft_reset, detach_reset, surrogate_at_h;
+  Curve curve;
+  uint64_t seed;
+  int64_t noise_step;
+  int64_t checkpoint_every;  // 1 .. kMaxChunk; 0 saves none (forward)
+};
+
+struct Totals {
+  double penalty = 0;  // sum over T*N
+  Counts counts;
+};
+
+const Kernels& best_kernels();
+
+// v: [N], the state, in place. checkpoints: [(T-1) / checkpoint_every, N], or null.
+Totals forward(const Options&, const Layout&, const Kernels&, const RowIO& x, const RowIO& spikes, float* v,
+               float* checkpoints);
+
+// v_init: [N] or null (rest). g_v: [N], dL/dv_final on entry and dL/dv_init on return, or null (0 on entry, not wanted).
+// g_spikes may be null rows (0). k: dL/dpenalty / (T*N).
+void backward(const Options&, const Layout&, const Kernels&, const RowIO& x, const RowIO& g_spikes, const RowIO& g_x,
+              const float* v_init, const float* checkpoints, float k, float* g_v);
+
+}  // namespace tgo::cpu

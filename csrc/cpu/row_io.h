@@ -1,0 +1,66 @@
+// Rows of fp32, fp16 or bf16 tensors as fp32: in place where they lie in one piece, through a scratch row otherwise.
+#pragma once
+
+#include "../layout.h"
+#include "kernels.h"
+
+namespace tgo::cpu {
+
+enum class Storage { kFloat, kHalf, kBFloat16 };
+
+class RowIO {
+ public:
+  RowIO(void* data, Storage storage, const Layout& layout, const Kernels& kernels)
+      : data_(data), storage_(storage), layout_(layout), kernels_(kernels) {}
+
+  explicit operator bool() const { return data_ != nullptr; }
+
+  // Steps t of the neurons m .. m + len - 1.
+  const float* read(int64_t t, int64_t m, int64_t len, float* scratch) const {
+    if (direct(m, len)) return address<float>(t, m);
+    if (storage_ == Storage::kFloat) return gather<float>(t, m, len, scratch);
+    alignas(64) uint16_t narrow[kMaxBlock];
+    const uint16_t* from = contiguous(m, len) ? address<uint16_t>(t, m) : gather<uint16_t>(t, m, len, narrow);
+    (storage_ == Storage::kHalf ? kernels_.load_half : kernels_.load_bfloat16)(from, len, scratch);
+    return scratch;
+  }
+
+  // Where to write that row; finish() brings it home.
+  float* begin(int64_t t, int64_t m, int64_t len, float* scratch) const {
+    return direct(m, len) ? address<float>(t, m) : scratch;
+  }
+
+  void finish(int64_t t, int64_t m, int64_t len, const float* row) const {
+    if (direct(m, len)) return;
+    if (storage_ == Storage::kFloat) return scatter<float>(t, m, len, row);
+    alignas(64) uint16_t narrow[kMaxBlock];
+    uint16_t* to = contiguous(m, len) ? address<uint16_t>(t, m) : narrow;
+    (storage_ == Storage::kHalf ? kernels_.store_half : kernels_.store_bfloat16)(row, len, to);
+    if (to == narrow) scatter<uint16_t>(t, m, len, narrow);
+  }
+
+ private:
+  bool contiguous(int64_t m, int64_t len) const { return m % layout_.inner + len <= layout_.inner; }
+  bool direct(int64_t m, int64_t len) const { return storage_ == Storage::kFloat && contiguous(m, len); }
+
+  template <class S>
+  S* address(int64_t t, int64_t m) const {
+    return static_cast<S*>(data_) + layout_.offset(m, t);
+  }
+  template <class S>
+  const S* gather(int64_t t, int64_t m, int64_t len, S* row) const {
+    for (int64_t j = 0; j < len; ++j) row[j] = *address<S>(t, m + j);
+    return row;
+  }
+  template <class S>
+  void scatter(int64_t t, int64_t m, int64_t len, const S* row) const {
+    for (int64_t j = 0; j < len; ++j) *address<S>(t, m + j) = row[j];
+  }
+
+  void* data_;
+  Storage storage_;
+  const Layout& layout_;
+  const Kernels& kernels_;
+};
+
+}  // namespace tgo::cpu

@@ -1,0 +1,51 @@
+"""Builds the compiled engine against the torch that is installed, without importing or downloading it.
+
+Under build isolation torch cannot be imported here, but its headers still lie in the environment that pip installs
+into; the LibTorch stable ABI needs nothing more. Without torch, or without a C++ compiler, the package is installed
+without the engine, and ``python -m tgo_kernels info`` says so.
+"""
+
+import os
+import sys
+import sysconfig
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+
+def torch_directory() -> Path | None:
+    places = [*sys.path, sysconfig.get_path("platlib")]
+    if "VIRTUAL_ENV" in os.environ:
+        scheme = {"base": os.environ["VIRTUAL_ENV"], "platbase": os.environ["VIRTUAL_ENV"]}
+        places.append(sysconfig.get_path("platlib", scheme="venv" if sys.version_info >= (3, 11) else None, vars=scheme))
+    spec = PathFinder.find_spec("torch", places)
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def extensions() -> list[Extension]:
+    torch = torch_directory()
+    if torch is None:
+        print("tgo_kernels: torch is not installed, so the compiled engine is not built", file=sys.stderr)
+        return []
+    include = torch / "include"
+    return [
+        Extension(
+            "tgo_kernels._C",
+            sources=["csrc/register.cpp", *sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp"))],
+            depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
+            include_dirs=[str(include), str(include / "torch/csrc/api/include")],
+            library_dirs=[str(torch / "lib")],
+            libraries=["c10", "torch", "torch_cpu"],
+            define_macros=[
+                ("Py_LIMITED_API", "0x030A0000"),
+                ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # runs with torch 2.10 and every later one
+            ],
+            extra_compile_args=["-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
+            py_limited_api=True,
+            optional=os.environ.get("TGO_KERNELS_NATIVE", "auto") != "1",
+        )
+    ]
+
+
+setup(ext_modules=extensions(), options={"bdist_wheel": {"py_limited_api": "cp310"}})

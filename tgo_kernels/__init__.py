@@ -1,0 +1,11 @@
+"""Fused, noisy, guarded LIF neurons for spiking neural networks, in PyTorch (Threshold Guarding Optimization)."""
+
+from tgo_kernels import noise, reference, surrogate
+from tgo_kernels.functional import lif
+from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
+from tgo_kernels.layers import LIF
+from tgo_kernels.neuron import LIFOutput, Neuron
+from tgo_kernels.ops import available_impls, explain_impl
+from tgo_kernels.surrogate import *  # noqa: F403
+
+__version__ = "0.1.0"

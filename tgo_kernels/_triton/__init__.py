@@ -1,0 +1,5 @@
+"""The Triton engine, for NVIDIA and AMD GPUs. Import it late: it needs triton, and the package does not."""
+
+from tgo_kernels._triton.lif import lif_fwd_kernel
+
+__all__ = []

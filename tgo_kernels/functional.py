@@ -1,0 +1,123 @@
+"""The door: ``lif()`` checks its arguments, picks an engine, and is one autograd Function."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tgo_kernels import noise, ops, reference
+from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
+from tgo_kernels.surrogate import ATan, Surrogate
+
+
+def lif(
+    x: Tensor,
+    v_init: Tensor | None = None,
+    *,
+    decay: float = 0.5,
+    gain: float = 1.0,
+    v_threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    surrogate: Surrogate = ATan(2.0),
+    detach_reset: bool = False,
+    noise_std: float = 0.0,
+    noise_mode: NoiseMode = "membrane",
+    noise_seed: int | Tensor | None = None,
+    noise_step: int = 0,
+    guard_margin: float = 0.0,
+    impl: str = "auto",
+) -> LIFOutput:
+    r"""Leaky integrate-and-fire neurons over all time steps, with noisy firing and the membrane-distance penalty, in one pass.
+
+    For every neuron, in fp32 whatever the dtype of ``x``, with ``leak_bias = (1 - decay) v_reset`` (0 under soft reset)::
+
+        h[t] = decay v[t-1] + gain x[t] + leak_bias
+        u[t] = h[t] + noise_std xi[t]                      xi ~ N(0, 1), see tgo_kernels.noise
+        s[t] = 1 if u[t] >= v_threshold else 0
+        v[t] = v_reset if s[t] else w[t]                   hard reset
+        v[t] = w[t] - s[t] v_threshold                     soft reset (v_reset=None)
+        penalty = 1/(T N) sum_{t,n} max(0, guard_margin - |h[t,n] - v_threshold|)
+
+    where ``w`` is ``u`` (``noise_mode="membrane"``) or ``h`` (``"threshold"``: the noise only decides the spike).
+    Penalty: TGO (arXiv 2602.20548), eq. 12. Taking it at ``h``, counting N over the batch, and offering both noise modes
+    are our decisions; noise in the membrane is that of Ma, Yan and Tang (arXiv 2305.16044).
+
+    Args:
+        x: input current, [T, *] with T >= 1; fp32, fp16 or bf16; any strides. A dense layout (channels-last, transposed
+            batch) is processed as it lies, anything else is copied once.
+        v_init: the state before the first step, [*] fp32; ``v_reset`` (0 under soft reset) if None.
+        decay, gain: of the membrane and of the input per step; any framework's LIF has such a pair (see :class:`LIF`).
+        v_threshold: fires at ``u >= v_threshold``.
+        v_reset: the potential after a spike, or None for soft reset.
+        surrogate: the derivative taken for the firing step, at ``u - v_threshold`` (NoisePDF: at ``h - v_threshold``).
+        detach_reset: do not differentiate the reset with respect to the spike.
+        noise_std: standard deviation of the noise, in units of the membrane; 0 switches it off.
+        noise_seed: 64 bits, an int or an int64 tensor on x's device; None draws one from torch's default generator.
+        noise_step: the time step of ``x[0]`` in the noise stream, so that a sequence can be run in chunks.
+        guard_margin: half-width of the guarded band around the threshold; 0 switches the penalty off.
+        impl: "auto", "native" (compiled extension), "triton" or "reference" (see :func:`explain_impl`).
+
+    Returns:
+        :class:`LIFOutput` (spikes, v_final, penalty, neighbors, fired). Gradients flow from spikes, v_final and penalty
+        to x and v_init. The same bits on every run, thread count and layout, and the same spikes on every engine.
+        Between forward and backward only x, v_init and the seed are kept, and one state every 8 steps where T > 8.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+        RuntimeError: ``impl`` cannot serve x; or a second differentiation of the gradient.
+    """
+    neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
+    return run(x, v_init, neuron, noise_seed, noise_step, impl)
+
+
+def run(
+    x: Tensor, v_init: Tensor | None, neuron: Neuron, noise_seed: int | Tensor | None, noise_step: int, impl: str
+) -> LIFOutput:
+    """:func:`lif` for constants that are already a :class:`Neuron`."""
+    check_tensors(x, v_init)
+    noise.check_step(noise_step, x.shape[0])
+    engine = ops.choose(impl, x.device)
+    seed = None
+    if neuron.noise_std > 0:
+        seed = noise.draw_seed(x.device) if noise_seed is None else noise.as_seed(noise_seed, x.device)
+    if engine == "reference":
+        return reference.run(x, v_init, seed, noise_step, neuron)
+    if torch.is_grad_enabled() and (x.requires_grad or (v_init is not None and v_init.requires_grad)):
+        return LIFOutput(*_LIF.apply(x, v_init, seed, noise_step, neuron, engine)[:5])
+    forward, _ = ops.operators(engine)
+    return LIFOutput(*forward(x, v_init, seed, noise_step, 0, *neuron.scalars)[:5])
+
+
+class _LIF(torch.autograd.Function):
+    @staticmethod
+    def forward(x, v_init, seed, noise_step, neuron, engine):
+        forward, _ = ops.operators(engine)
+        return forward(x, v_init, seed, noise_step, ops.CHECKPOINT_EVERY, *neuron.scalars)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, v_init, seed, ctx.noise_step, ctx.neuron, ctx.engine = inputs
+        *_, neighbors, fired, checkpoints = output
+        ctx.mark_non_differentiable(neighbors, fired, checkpoints)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, v_init, seed, checkpoints)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g_spikes, g_v_final, g_penalty, *_):
+        x, v_init, seed, checkpoints = ctx.saved_tensors
+        _, backward = ops.operators(ctx.engine)
+        need_g_v_init = ctx.needs_input_grad[1]
+        g_x, g_v_init = backward(
+            x,
+            v_init,
+            seed,
+            ctx.noise_step,
+            ops.CHECKPOINT_EVERY,
+            checkpoints,
+            g_spikes,
+            g_v_final,
+            g_penalty,
+            need_g_v_init,
+            *ctx.neuron.scalars,
+        )
+        return g_x, g_v_init if need_g_v_init else None, None, None, None, None

@@ -1,0 +1,73 @@
+"""Threshold guarding over a whole model: the penalty, its weight over the epochs, and its diagnostics (TGO)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tgo_kernels.layers import LIF
+from tgo_kernels.neuron import check_number
+
+
+def guard_penalty(model: nn.Module) -> Tensor:
+    """``sum_l C_l``: the penalties of the model's LIF layers in their last forward, a scalar (TGO, eq. 13).
+
+    Add it to the task's loss, weighted by :class:`GuardSchedule`. Layers with ``guard_margin == 0`` add nothing.
+
+    Raises:
+        ValueError: the model has no LIF layer with ``guard_margin > 0``.
+        RuntimeError: such a layer has not run yet.
+    """
+    guarded = {name: layer for name, layer in _layers(model).items() if layer.neuron.guard_margin > 0}
+    if not guarded:
+        raise ValueError("guard_penalty needs a model with LIF layers of guard_margin > 0; this one has none")
+    penalties = []
+    for name, layer in guarded.items():
+        if layer.penalty is None:
+            raise RuntimeError(f"LIF layer {name!r} has not run yet: call the model before guard_penalty(model)")
+        penalties.append(layer.penalty.to(penalties[0].device) if penalties else layer.penalty)
+    return torch.stack(penalties).sum()
+
+
+@dataclass(frozen=True)
+class GuardSchedule:
+    """``lambda(e) = lambda_max/2 (1 - cos(pi e/total))``: the penalty's weight, a cosine from 0 to ``lambda_max``.
+
+    TGO raises the weight by a cosine from small to ``lambda_max`` (0.4 for WRN-16, 0.6 for VGG-11); this closed form,
+    and staying at ``lambda_max`` after ``total``, are our decision.
+    """
+
+    lambda_max: float = 0.4
+    total: int = 100
+
+    def __post_init__(self) -> None:
+        check_number("lambda_max", self.lambda_max)
+        check_number("total", self.total)
+        if self.total == 0:
+            raise ValueError("total must be > 0, got 0")
+
+    def weight(self, epoch: float) -> float:
+        """The weight at ``epoch``, counted from 0; fractions of an epoch are allowed."""
+        check_number("epoch", epoch)
+        return self.lambda_max / 2 * (1 - math.cos(math.pi * min(epoch / self.total, 1.0)))
+
+
+def neighbor_rates(model: nn.Module) -> dict[str, float]:
+    """Share of threshold neighbours per LIF layer in the last forward, by the layer's name in the model."""
+    return {name: float(layer.neighbor_rate) for name, layer in _layers(model).items()}
+
+
+def flip_probability(h: Tensor, v_threshold: float, noise_std: float) -> Tensor:
+    """``Phi(-|h - v_threshold| / noise_std)``: how likely noise flips the firing of a membrane at ``h`` [*].
+
+    TGO, theorem 1, for Gaussian noise; the closed form is ours.
+    """
+    check_number("noise_std", noise_std)
+    if noise_std == 0:
+        raise ValueError("noise_std must be > 0, got 0")
+    return torch.erfc((h - v_threshold).abs() / (noise_std * math.sqrt(2))) / 2
+
+
+def _layers(model: nn.Module) -> dict[str, LIF]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, LIF)}

@@ -1,0 +1,171 @@
+"""The neuron layer: one nn.Module for the plain, the noisy and the guarded LIF."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from tgo_kernels import noise, ops
+from tgo_kernels.functional import run
+from tgo_kernels.neuron import Neuron, NoiseMode, check_number, check_tensors
+from tgo_kernels.surrogate import ATan, Surrogate
+
+
+class LIF(nn.Module):
+    """Leaky integrate-and-fire neurons over all time steps: [T, *] input current to [T, *] spikes.
+
+    The neuron is that of :func:`tgo_kernels.lif`, with SpikingJelly's conventions for its constants::
+
+        decay = 1 - 1/tau;    gain = 1/tau if decay_input else 1
+
+    The noise is on while training; in ``eval()`` it is off, unless ``noise_in_eval``. After a forward the layer holds
+    ``penalty`` (with gradient where ``guard_margin > 0``), ``v`` (the state after the last step), ``firing_rate`` and
+    ``neighbor_rate``; none of them is part of the state_dict.
+
+    Args:
+        tau: membrane time constant in steps, >= 1.
+        decay_input: whether the input is scaled by 1/tau.
+        v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin, impl:
+            as in :func:`tgo_kernels.lif`.
+        noise_in_eval: keep the noise on in ``eval()``.
+        stateful: carry the state from one call to the next, with its gradient (see :meth:`detach`), until
+            :meth:`reset`; the noise goes on where the last call ended, so that chunks equal the whole sequence.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        decay_input: bool = True,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate: Surrogate = ATan(2.0),
+        detach_reset: bool = False,
+        *,
+        noise_std: float = 0.0,
+        noise_mode: NoiseMode = "membrane",
+        noise_in_eval: bool = False,
+        guard_margin: float = 0.0,
+        stateful: bool = False,
+        impl: str = "auto",
+    ) -> None:
+        check_number("tau", tau, minimum=1.0)
+        neuron = Neuron(
+            decay=1.0 - 1.0 / tau,
+            gain=1.0 / tau if decay_input else 1.0,
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            surrogate=surrogate,
+            detach_reset=detach_reset,
+            noise_std=noise_std,
+            noise_mode=noise_mode,
+            guard_margin=guard_margin,
+        )
+        self._init(neuron, noise_in_eval, stateful, impl)
+
+    @classmethod
+    def from_decay(
+        cls,
+        decay: float = 0.5,
+        gain: float = 1.0,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate: Surrogate = ATan(2.0),
+        detach_reset: bool = False,
+        *,
+        noise_std: float = 0.0,
+        noise_mode: NoiseMode = "membrane",
+        noise_in_eval: bool = False,
+        guard_margin: float = 0.0,
+        stateful: bool = False,
+        impl: str = "auto",
+    ) -> "LIF":
+        """The layer in canonical form: ``h[t] = decay v[t-1] + gain x[t] + leak_bias``."""
+        layer = cls.__new__(cls)
+        neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
+        layer._init(neuron, noise_in_eval, stateful, impl)
+        return layer
+
+    def _init(self, neuron: Neuron, noise_in_eval: bool, stateful: bool, impl: str) -> None:
+        super().__init__()
+        ops.check_impl(impl)
+        self.neuron = neuron
+        self.noise_in_eval = noise_in_eval
+        self.stateful = stateful
+        self.impl = impl
+        self.penalty: Tensor | None = None
+        self._counts: tuple[Tensor, Tensor, int] | None = None  # neighbors, fired, of how many
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the state: the next call starts a new sequence, at rest and with noise of its own."""
+        self.v: Tensor | None = None
+        self._noise_seed: Tensor | None = None
+        self._noise_step = 0
+
+    def detach(self) -> None:
+        """Cut the gradient through the carried state (truncated backpropagation through time)."""
+        if self.v is not None:
+            self.v = self.v.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        neuron = self.neuron if self.training or self.noise_in_eval else self.neuron.without_noise()
+        if self.stateful:
+            self._check_state(x)
+            if neuron.noise_std > 0 and self._noise_seed is None:
+                self._noise_seed = noise.draw_seed(x.device)
+            out = run(x, self.v, neuron, self._noise_seed, self._noise_step, self.impl)
+            self._noise_step += x.shape[0]
+            self.v = out.v_final
+        else:
+            out = run(x, None, neuron, None, 0, self.impl)
+            self.v = out.v_final.detach()
+        # A penalty that is always 0 must not keep the graph alive.
+        self.penalty = out.penalty if neuron.guard_margin > 0 else out.penalty.detach()
+        self._counts = out.neighbors, out.fired, x.numel()
+        return out.spikes
+
+    @property
+    def firing_rate(self) -> Tensor:
+        """Spikes per neuron and step in the last forward, a scalar."""
+        _, fired, total = self._last_counts()
+        return fired / max(total, 1)
+
+    @property
+    def neighbor_rate(self) -> Tensor:
+        """Share of membranes within ``guard_margin`` of the threshold in the last forward, a scalar."""
+        neighbors, _, total = self._last_counts()
+        return neighbors / max(total, 1)
+
+    def _last_counts(self) -> tuple[Tensor, Tensor, int]:
+        if self._counts is None:
+            raise RuntimeError("the LIF layer has not run yet: its rates are those of the last forward")
+        return self._counts
+
+    def _check_state(self, x: Tensor) -> None:
+        check_tensors(x, None)
+        if self.v is not None and (self.v.shape != x.shape[1:] or self.v.device != x.device):
+            raise ValueError(
+                f"the state of this stateful LIF has shape {tuple(self.v.shape)} on {self.v.device}, but x is "
+                f"{tuple(x.shape)} on {x.device}; call reset() before a new sequence"
+            )
+
+    def extra_repr(self) -> str:
+        n = self.neuron
+        parts = [f"decay={n.decay:g}, gain={n.gain:g}, v_threshold={n.v_threshold:g}, v_reset={n.v_reset}"]
+        parts += [f"surrogate={n.surrogate}, detach_reset={n.detach_reset}"]
+        if n.noise_std > 0:
+            parts += [f"noise_std={n.noise_std:g}, noise_mode={n.noise_mode!r}, noise_in_eval={self.noise_in_eval}"]
+        if n.guard_margin > 0:
+            parts += [f"guard_margin={n.guard_margin:g}"]
+        return ", ".join([*parts, f"stateful={self.stateful}, impl={self.impl!r}"])
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        """For copies and pickles: the layer and its state, without the graph of the last forward."""
+        state = dict(self.__dict__)
+        for name in ("v", "penalty"):
+            if state[name] is not None:
+                state[name] = state[name].detach()
+        return state

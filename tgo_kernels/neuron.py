@@ -1,0 +1,127 @@
+"""One neuron: its validated constants, and what a call takes and returns."""
+
+import math
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tgo_kernels.surrogate import ATan, NoisePDF, Surrogate
+
+FLOAT32_MAX = torch.finfo(torch.float32).max
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+NoiseMode = Literal["membrane", "threshold"]
+
+
+class LIFOutput(NamedTuple):
+    """What one pass over all time steps returns."""
+
+    spikes: Tensor  #: 0 or 1, in x's shape [T, *], dtype and strides
+    v_final: Tensor  #: [*] fp32, the state after the last step
+    penalty: Tensor  #: scalar fp32, mean over T*N of max(0, guard_margin - |h - v_threshold|)
+    neighbors: Tensor  #: int64 scalar, how many |h - v_threshold| < guard_margin; no gradient
+    fired: Tensor  #: int64 scalar, how many spikes; no gradient
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """The constants of one neuron model in canonical form (see :func:`tgo_kernels.lif` for the equations).
+
+    Raises TypeError or ValueError, naming the constant, for what is no finite number, or negative (``v_reset`` alone
+    may be), or too large for fp32.
+    """
+
+    decay: float = 0.5
+    gain: float = 1.0
+    v_threshold: float = 1.0
+    v_reset: float | None = 0.0
+    surrogate: Surrogate = ATan(2.0)
+    detach_reset: bool = False
+    noise_std: float = 0.0
+    noise_mode: NoiseMode = "membrane"
+    guard_margin: float = 0.0
+    #: the constants in the order of the operators' schema (see tgo_kernels.ops)
+    scalars: tuple[float | int | bool, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("decay", "gain", "v_threshold", "noise_std", "guard_margin"):
+            check_number(name, getattr(self, name))
+        if self.v_reset is not None:
+            check_number("v_reset", self.v_reset, minimum=-FLOAT32_MAX)
+        if not isinstance(self.surrogate, Surrogate):
+            raise TypeError(f"surrogate must be a tgo_kernels.Surrogate such as ATan(2.0), got {self.surrogate!r}")
+        if not isinstance(self.detach_reset, bool):
+            raise TypeError(f"detach_reset must be a bool, got {type(self.detach_reset).__name__}")
+        if self.noise_mode not in ("membrane", "threshold"):
+            raise ValueError(f"noise_mode must be 'membrane' or 'threshold', got {self.noise_mode!r}")
+        if isinstance(self.surrogate, NoisePDF) and self.surrogate.std is None:
+            if self.noise_std == 0:
+                raise ValueError("surrogate=NoisePDF() needs noise_std > 0, or NoisePDF(std=...); got noise_std=0")
+            object.__setattr__(self, "surrogate", NoisePDF(self.noise_std))
+        scalars = (
+            self.decay,
+            self.gain,
+            self.leak_bias,
+            self.v_threshold,
+            self.v_rest,
+            self.v_reset is None,
+            self.noise_std,
+            self.noise_mode == "membrane",
+            self.guard_margin,
+            int(self.surrogate.curve),
+            *self.surrogate.constants(),
+            self.surrogate_at_h,
+            self.detach_reset,
+        )
+        object.__setattr__(self, "scalars", scalars)
+
+    @property
+    def v_rest(self) -> float:
+        """Where the membrane starts and leaks to: ``v_reset``, or 0 under soft reset."""
+        return 0.0 if self.v_reset is None else self.v_reset
+
+    @property
+    def leak_bias(self) -> float:
+        return (1.0 - self.decay) * self.v_rest
+
+    @property
+    def surrogate_at_h(self) -> bool:
+        """Whether the surrogate is taken at the noise-free ``h`` instead of ``u``."""
+        return isinstance(self.surrogate, NoisePDF)
+
+    def without_noise(self) -> "Neuron":
+        """The same neuron with the noise switched off; its surrogate keeps its width."""
+        return replace(self, noise_std=0.0) if self.noise_std > 0 else self
+
+
+def check_number(name: str, value: object, minimum: float = 0.0) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
+    if not (math.isfinite(value) and minimum <= value <= FLOAT32_MAX):
+        raise ValueError(f"{name} must be finite and >= {minimum:g}, got {value}")
+
+
+def check_tensors(x: Tensor, v_init: Tensor | None) -> None:
+    """The tensors of a call: x is [T, *] with T >= 1, v_init [*] fp32 on the same device."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor of shape [T, *], got {type(x).__name__}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
+    if x.layout != torch.strided:
+        raise TypeError(f"x must be a dense (strided) tensor, got {x.layout}")
+    if x.dim() == 0:
+        raise ValueError("x must have a time axis first, shape [T, *]; got a scalar")
+    if x.shape[0] == 0:
+        raise ValueError(f"x must have at least one time step, got shape {tuple(x.shape)}")
+    if v_init is None:
+        return
+    if not isinstance(v_init, Tensor):
+        raise TypeError(f"v_init must be a torch.Tensor or None, got {type(v_init).__name__}")
+    if v_init.dtype != torch.float32:
+        raise TypeError(f"v_init must be float32, got {v_init.dtype}")
+    if v_init.shape != x.shape[1:]:
+        raise ValueError(f"v_init must have shape {tuple(x.shape[1:])} (x without time), got {tuple(v_init.shape)}")
+    if v_init.device != x.device:
+        raise ValueError(f"v_init must be on {x.device} as x is, got {v_init.device}")

@@ -1,0 +1,135 @@
+"""The specification: the neuron in plain torch, differentiated by plain autograd. Slow, short, and right."""
+
+import torch
+from torch import Tensor
+
+from tgo_kernels import noise
+from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
+from tgo_kernels.surrogate import ATan, Surrogate
+
+__all__ = ["lif", "membrane"]
+
+
+def lif(
+    x: Tensor,
+    v_init: Tensor | None = None,
+    *,
+    decay: float = 0.5,
+    gain: float = 1.0,
+    v_threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    surrogate: Surrogate = ATan(2.0),
+    detach_reset: bool = False,
+    noise_std: float = 0.0,
+    noise_mode: NoiseMode = "membrane",
+    noise_seed: int | Tensor | None = None,
+    noise_step: int = 0,
+    guard_margin: float = 0.0,
+    impl: str = "reference",
+) -> LIFOutput:
+    """:func:`tgo_kernels.lif` in plain torch; the same arguments, results and errors. ``impl`` is accepted and unused."""
+    neuron = Neuron(
+        decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin
+    )
+    check_tensors(x, v_init)
+    noise.check_step(noise_step, x.shape[0])
+    seed = None
+    if neuron.noise_std > 0:
+        seed = noise.draw_seed(x.device) if noise_seed is None else noise.as_seed(noise_seed, x.device)
+    return run(x, v_init, seed, noise_step, neuron)
+
+
+def run(x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, neuron: Neuron) -> LIFOutput:
+    """:func:`lif` with its arguments already checked. Computes in fp32, or in fp64 for an fp64 ``x``."""
+    s, h, v = _unroll(x, v_init, seed, noise_step, neuron)
+    with torch.no_grad():
+        fired = torch.stack([s_t.sum(dtype=torch.int64) for s_t in s]).sum()
+        neighbors = torch.zeros_like(fired)
+    penalty = torch.zeros((), device=x.device)
+    if neuron.guard_margin > 0 and x.numel() > 0:
+        distance = [(h_t - neuron.v_threshold).abs() for h_t in h]
+        # A sum in fp64 of such fp32 terms is exact (up to 2^28 of them), so that its order does not matter.
+        total = sum(torch.relu(neuron.guard_margin - d).sum(dtype=torch.float64) for d in distance)
+        penalty = (total / x.numel()).float()
+        with torch.no_grad():
+            neighbors = torch.stack([(d < neuron.guard_margin).sum() for d in distance]).sum()
+    spikes = torch.stack(s).to(x.dtype)
+    if spikes.stride() != x.stride():
+        spikes = torch.empty_like(x, requires_grad=False).copy_(spikes)
+    return LIFOutput(spikes, v, penalty, neighbors, fired)
+
+
+def membrane(
+    x: Tensor, v_init: Tensor | None = None, seed: Tensor | None = None, noise_step: int = 0, *, neuron: Neuron
+) -> Tensor:
+    """The membrane potential ``h[t]`` before noise and reset, [T, *] in fp32: what the guard looks at.
+
+    For histograms and diagnostics; ``seed`` is needed where ``neuron.noise_std > 0``.
+    """
+    check_tensors(x, v_init)
+    return torch.stack(_unroll(x, v_init, seed, noise_step, neuron)[1])
+
+
+def _unroll(
+    x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, neuron: Neuron
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Spikes and charged membranes of every step, and the last state."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    v = torch.full_like(x[0], neuron.v_rest, dtype=dtype) if v_init is None else v_init.to(dtype)
+    xi: tuple[Tensor, ...] = ()
+    if neuron.noise_std > 0:
+        assert seed is not None, "noise needs a seed"
+        normals = noise.standard_normal(seed, x.shape[0], x[0].numel(), first_step=noise_step)
+        xi = normals.to(dtype).reshape(x.shape).unbind(0)
+    spikes, charged = [], []
+    for t, x_t in enumerate(x.unbind(0)):
+        h = neuron.decay * v + neuron.gain * x_t.to(dtype) + neuron.leak_bias
+        u = h + neuron.noise_std * xi[t] if xi else h
+        s = _Fire.apply(u, h, neuron)
+        v = _reset(s, u if neuron.noise_mode == "membrane" else h, neuron)
+        spikes.append(s)
+        charged.append(h)
+    return spikes, charged, v
+
+
+def _reset(s: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
+    spike = s.detach() if neuron.detach_reset else s
+    if neuron.v_reset is None:
+        return v - spike * neuron.v_threshold
+    # v_reset + (1 - s) (v - v_reset), but by selection, so that an infinite membrane resets to a number.
+    return _SpikeGradient.apply(torch.where(s > 0, neuron.v_reset, v), spike, neuron.v_reset - v)
+
+
+class _Fire(torch.autograd.Function):
+    """``s = 1[u >= v_threshold]``, with the surrogate as its derivative (with respect to u; noise is a constant)."""
+
+    @staticmethod
+    def forward(u: Tensor, h: Tensor, neuron: Neuron) -> Tensor:
+        return (u >= neuron.v_threshold).to(u.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        u, h, ctx.neuron = inputs
+        ctx.save_for_backward(h if ctx.neuron.surrogate_at_h else u)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (at,) = ctx.saved_tensors
+        return grad * ctx.neuron.surrogate.derivative(at - ctx.neuron.v_threshold), None, None
+
+
+class _SpikeGradient(torch.autograd.Function):
+    """``v`` unchanged; its derivative with respect to the spike is ``jump``, the step that the reset makes."""
+
+    @staticmethod
+    def forward(v: Tensor, s: Tensor, jump: Tensor) -> Tensor:
+        return v.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx, grad):
+        (jump,) = ctx.saved_tensors
+        return grad, grad * jump, None
