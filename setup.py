@@ -41,7 +41,11 @@ def extensions() -> list[Extension]:
                 ("Py_LIMITED_API", "0x030A0000"),
                 ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # runs with torch 2.10 and every later one
             ],
-            extra_compile_args=["-std=c++20", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
+            extra_compile_args=[
+                *("-std=c++20", "-O3", "-g0"),
+                *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # the same bits on every machine
+                "-Wno-psabi",
+            ],
             py_limited_api=True,
             optional=os.environ.get("TGO_KERNELS_NATIVE", "auto") != "1",
         )

@@ -1,7 +1,7 @@
 // The noise of tgo_kernels/noise.py, bit for bit: Philox4x32-10 and Box-Muller in polynomials.
 #pragma once
 
-#include "lif_step.h"
+#include "numbers.h"
 
 namespace tgo {
 
@@ -31,31 +31,32 @@ TGO_HD void philox(uint64_t seed, Lane neuron, uint32_t block, Lane words[4]) {
   words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }
 
-// Two standard normals: radius from a, angle from b.
-TGO_HD void box_muller(uint32_t a, uint32_t b, float* z0, float* z1) {
-  const float u = (float(int32_t(a >> 1)) + 0.5f) * 4.656612873077393e-10f;  // 2^-31
-  const int32_t bits = bit_cast<int32_t>(u);
-  const int32_t exponent = (bits - 0x3F3504F3) >> 23;
-  const float f = bit_cast<float>(int32_t(uint32_t(bits) - (uint32_t(exponent) << 23))) - 1.f;
-  float log = f * 0.10035210847854614f + -0.1633584350347519f;
+// Two standard normals: radius from a, angle from b. Root is the correctly rounded square root.
+template <class Root, class F>
+TGO_HD void box_muller(Word<F> a, Word<F> b, F* z0, F* z1) {
+  const F u = (to_float<F>(bit_cast<Int<F>>(a >> 1)) + 0.5f) * 4.656612873077393e-10f;  // 2^-31
+  const Int<F> bits = bit_cast<Int<F>>(u);
+  const Int<F> exponent = (bits - 0x3F3504F3) >> 23;
+  const F f = bit_cast<F>(bits - (exponent << 23)) - 1.f;
+  F log = f * 0.10035210847854614f + -0.1633584350347519f;
   log = log * f + 0.1732587069272995f;
   log = log * f + -0.19888246059417725f;
   log = log * f + 0.24961474537849426f;
   log = log * f + -0.33335262537002563f;
   log = log * f + 0.500005841255188f;
   log = log * f + -1.f;
-  const float radius = sqrtf(float(exponent) * -0.6931471824645996f + f * log);
+  const F radius = Root()(to_float<F>(exponent) * -0.6931471824645996f + f * log);
 
-  const float y = float(int32_t(b << 2)) * 2.3283064365386963e-10f;  // 2^-32
-  const float w = y * y;
-  float s = w * -0.004554165527224541f + 0.07965986430644989f;
+  const F y = to_float<F>(bit_cast<Int<F>>(b << 2)) * 2.3283064365386963e-10f;  // 2^-32
+  const F w = y * y;
+  F s = w * -0.004554165527224541f + 0.07965986430644989f;
   s = s * w + -0.6459610462188721f;
   s = y * (s * w + 1.570796251296997f);
-  float c = w * -0.02042795903980732f + 0.25360700488090515f;
+  F c = w * -0.02042795903980732f + 0.25360700488090515f;
   c = c * w + -1.2336980104446411f;
   c = c * w + 1.f;
-  *z0 = bit_cast<float>(bit_cast<uint32_t>((c - s) * radius) ^ (b & 0x80000000u));
-  *z1 = bit_cast<float>(bit_cast<uint32_t>((c + s) * radius) ^ (b << 1 & 0x80000000u));
+  *z0 = bit_cast<F>(bit_cast<Word<F>>((c - s) * radius) ^ (b & 0x80000000u));
+  *z1 = bit_cast<F>(bit_cast<Word<F>>((c + s) * radius) ^ (b << 1 & 0x80000000u));
 }
 
 }  // namespace tgo

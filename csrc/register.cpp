@@ -78,11 +78,9 @@ struct Call {
     STD_TORCH_CHECK(0 <= checkpoint_every && checkpoint_every <= tgo::cpu::kMaxChunk,
                     "checkpoint_every must be 0 .. ", tgo::cpu::kMaxChunk, ", got ", checkpoint_every);
     options = {{float(decay), float(gain), float(leak_bias), float(v_threshold), float(v_rest), float(noise_std),
-                float(guard_margin), float(curve_height), float(curve_scale)},
-               noise_std == 0 ? tgo::kNoNoise : (noise_in_membrane ? tgo::kMembraneNoise : tgo::kThresholdNoise),
-               soft_reset,
-               detach_reset,
-               surrogate_at_h,
+                float(guard_margin), float(curve_height), float(curve_scale), soft_reset, noise_in_membrane,
+                surrogate_at_h, detach_reset},
+               noise_std != 0,
                tgo::Curve(curve),
                noise_std == 0 ? 0 : uint64_t(*seed->const_data_ptr<int64_t>()),
                noise_step,
@@ -122,8 +120,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lif_fwd(Tensor any_x,
     totals = tgo::cpu::forward(options, layout, kernels, call.rows(x), call.rows(spikes), state,
                                saved ? checkpoints.mutable_data_ptr<float>() : nullptr);
   *penalty.mutable_data_ptr<float>() = float(layout.neurons ? totals.penalty / double(x.numel()) : 0.);
-  *neighbors.mutable_data_ptr<int64_t>() = totals.counts.neighbors;
-  *fired.mutable_data_ptr<int64_t>() = totals.counts.fired;
+  *neighbors.mutable_data_ptr<int64_t>() = totals.neighbors;
+  *fired.mutable_data_ptr<int64_t>() = totals.fired;
   return {spikes, v, penalty, neighbors, fired, checkpoints};
 }
 

@@ -1,46 +1,45 @@
 // The curves of tgo_kernels/surrogate.py: z(d) with height a and scale b. The numbers of Curve are shared with Python.
 #pragma once
 
-#include "lif_step.h"
+#include "numbers.h"
 
 namespace tgo {
 
 enum Curve : int { kLorentz, kLogistic, kTriangle, kBox, kExponential, kInverseSquare, kGaussian, kCurves };
 
-// exp(x) for x <= 0 to about 1 ulp; 0 below -87; NaN stays NaN. Polynomial of Cephes' expf (Moshier).
-TGO_HD float exp_negative(float x) {
-  const float clamped = x < -87.f ? -87.f : x;
-  const float shifter = 12582912.f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
-  const float shifted = clamped * 1.44269504f + shifter;
-  const float n = shifted - shifter;
-  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
+// exp(x) for x <= 0 to about 1 ulp; 0 below -87; NaN stays NaN. Coefficients of Cephes' expf (Moshier).
+template <class F>
+TGO_HD F exp_negative(F x) {
+  const F clamped = x < -87.f ? splat<F>(-87.f) : x;
+  const F shifted = clamped * 1.44269504f + 12582912.f;  // + 1.5 * 2^23: the low bits are round(x / ln 2)
+  const F n = shifted - 12582912.f;
+  const F r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.f;
-  const float scale = bit_cast<float>((bit_cast<int32_t>(shifted) << 23) + 0x3F800000);
-  return x < -87.f ? 0.f : p * scale;
+  const F scale = bit_cast<F>((bit_cast<Int<F>>(shifted) << 23) + 0x3F800000);
+  return x < -87.f ? splat<F>(0.f) : p * scale;
 }
 
-template <Curve curve>
-TGO_HD float surrogate(float d, float a, float b) {
-  const float distance = fabsf(d);
-  if (curve == kLorentz) return a / (1.f + (b * d) * (b * d));
-  if (curve == kLogistic) {
-    const float e = exp_negative(-b * distance);
-    return a * e / ((1.f + e) * (1.f + e));
+template <Curve curve, class F>
+TGO_HD F surrogate(F d, float a, float b) {
+  if constexpr (curve == kLorentz) return a / ((b * d) * (b * d) + 1.f);
+  if constexpr (curve == kGaussian) return a * exp_negative(-((b * d) * (b * d)));
+  const F distance = absolute(d);
+  if constexpr (curve == kLogistic) {
+    const F e = exp_negative(-b * distance);
+    return a * e / ((e + 1.f) * (e + 1.f));
   }
-  if (curve == kTriangle) {
-    const float y = a - b * distance;
-    return y < 0.f ? 0.f : y;
+  if constexpr (curve == kTriangle) {
+    const F y = a - b * distance;
+    return y < 0.f ? splat<F>(0.f) : y;
   }
-  if (curve == kBox) return distance < b ? a : 0.f;
-  if (curve == kExponential) return a * exp_negative(-b * distance);
-  if (curve == kInverseSquare) return a / ((1.f + b * distance) * (1.f + b * distance));
-  return a * exp_negative(-((b * d) * (b * d)));
+  if constexpr (curve == kBox) return distance < b ? splat<F>(a) : splat<F>(0.f);
+  if constexpr (curve == kExponential) return a * exp_negative(-b * distance);
+  return a / ((b * distance + 1.f) * (b * distance + 1.f));
 }
 
 }  // namespace tgo

@@ -1,32 +1,38 @@
-// What one instruction set offers: loops over a row of neurons, chosen at run time.
+// What one instruction set offers: loops over a block of neurons, chosen at run time.
 #pragma once
 
+#include "../lif_step.h"
 #include "../noise.h"
 #include "../surrogate.h"
 
 namespace tgo::cpu {
 
-constexpr int64_t kMaxBlock = 512;  // neurons in a row; multiple of 16
+constexpr int64_t kBlock = 512;  // neurons in a block at the most; a multiple of 16
+constexpr int kSpan = 4;         // steps that a kernel takes in registers
 
-struct Counts {
+// Sums over neurons and steps; those of the penalty are exact (see reference.py), so that their order does not show.
+struct Totals {
+  double penalty = 0;
   int64_t neighbors = 0, fired = 0;
 };
 
+// Rows of consecutive steps, len neurons each: kSpan of them, or one, as the kernel takes.
+using Rows = const float* const*;
+using OutRows = float* const*;
+
 struct Kernels {
   const char* name;
-  // z[i][j]: the four normals of Philox block `block` for neuron[j].
-  void (*noise)(uint64_t seed, const int64_t* neuron, int64_t len, uint32_t block, float* const z[kStepsPerBlock]);
-  // One step forward, v in place. penalty[j] gathers this neuron's terms. [noise][soft_reset][guarded]
-  void (*forward[3][2][2])(const Neuron&, int64_t len, const float* x, const float* xi, float* v, float* s,
-                           double* penalty, Counts*);
-  // The same step for the backward pass: keeps h and u (the same row without noise). [noise][soft_reset]
-  void (*recompute[3][2])(const Neuron&, int64_t len, const float* x, const float* xi, float* v, float* h, float* u);
-  // z[j] = surrogate(at[j] - v_threshold). [curve]
-  void (*surrogate[kCurves])(const Neuron&, int64_t len, const float* at, float* z);
-  // One step backward, g_v in place. [noise][soft_reset][guarded][detach_reset]
-  void (*backward[3][2][2][2])(const Neuron&, int64_t len, const float* h, const float* u, const float* z,
-                               const float* g_s, float k, float* g_v, float* g_x);
-  double (*sum)(const double* values, int64_t len);  // len up to a multiple of 8 is read
+  // z[i][j]: the four normals of Philox block `block` for neuron[j]. Both are padded to 16. Since it leaves the memory
+  // idle, it fetches the cache lines at ahead[] + 0 .. len floats on its way.
+  void (*noise)(uint64_t seed, const int64_t* neuron, int64_t len, uint32_t block, OutRows z,
+                const char* const* ahead, int ahead_count);
+  // Steps forward, v in place. [kSpan steps][noisy][guarded]
+  void (*forward[2][2][2])(const Neuron&, int64_t len, Rows x, Rows xi, float* v, OutRows s, Totals*);
+  // The same for the state alone, from v to v_next. [kSpan steps][noisy]
+  void (*advance[2][2])(const Neuron&, int64_t len, Rows x, Rows xi, const float* v, float* v_next);
+  // Recomputes the steps from v before them and walks back, g_v in place. [kSpan steps][noisy][guarded][curve]
+  void (*backward[2][2][2][kCurves])(const Neuron&, int64_t len, Rows x, Rows xi, const float* v, Rows g_s, float k,
+                                     float* g_v, OutRows g_x);
   void (*load_half)(const uint16_t* from, int64_t len, float* to);
   void (*load_bfloat16)(const uint16_t* from, int64_t len, float* to);
   void (*store_half)(const float* from, int64_t len, uint16_t* to);

@@ -6,10 +6,23 @@
 #include "kernels.h"
 
 namespace tgo::cpu::avx2 {
+typedef float F __attribute__((vector_size(32)));
+typedef float HalfF __attribute__((vector_size(16)));
+typedef double Doubles __attribute__((vector_size(32)));
 typedef uint64_t Lanes __attribute__((vector_size(32)));
 struct Multiply {
   TGO_HD Lanes operator()(Lanes word, uint32_t by) const {
     return (Lanes)_mm256_mul_epu32((__m256i)word, _mm256_set1_epi64x(by));
+  }
+};
+struct Root {
+  TGO_HD F operator()(F x) const {
+    return (F)_mm256_sqrt_ps((__m256)x);
+  }
+};
+struct Widen {
+  TGO_HD Doubles operator()(HalfF half) const {
+    return (Doubles)_mm256_cvtps_pd((__m128)half);
   }
 };
 }  // namespace tgo::cpu::avx2

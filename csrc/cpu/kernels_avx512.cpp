@@ -6,10 +6,23 @@
 #include "kernels.h"
 
 namespace tgo::cpu::avx512 {
+typedef float F __attribute__((vector_size(64)));
+typedef float HalfF __attribute__((vector_size(32)));
+typedef double Doubles __attribute__((vector_size(64)));
 typedef uint64_t Lanes __attribute__((vector_size(64)));
 struct Multiply {
   TGO_HD Lanes operator()(Lanes word, uint32_t by) const {
     return (Lanes)_mm512_maskz_mul_epu32(0xFF, (__m512i)word, _mm512_set1_epi64(by));
+  }
+};
+struct Root {
+  TGO_HD F operator()(F x) const {
+    return (F)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x);
+  }
+};
+struct Widen {
+  TGO_HD Doubles operator()(HalfF half) const {
+    return (Doubles)_mm512_maskz_cvtps_pd(0xFF, (__m256)half);
   }
 };
 }  // namespace tgo::cpu::avx512

@@ -2,10 +2,25 @@
 #include "kernels.h"
 
 namespace tgo::cpu::generic {
+typedef float F __attribute__((vector_size(16)));
+typedef float HalfF __attribute__((vector_size(8)));
+typedef double Doubles __attribute__((vector_size(16)));
 typedef uint64_t Lanes __attribute__((vector_size(16)));
 struct Multiply {
   TGO_HD Lanes operator()(Lanes word, uint32_t by) const {
     return (word & 0xFFFFFFFFu) * uint64_t(by);
+  }
+};
+struct Root {
+  TGO_HD F operator()(F x) const {
+    F root;
+    for (int i = 0; i < 4; ++i) root[i] = __builtin_sqrtf(x[i]);
+    return root;
+  }
+};
+struct Widen {
+  TGO_HD Doubles operator()(HalfF half) const {
+    return __builtin_convertvector(half, Doubles);
   }
 };
 }  // namespace tgo::cpu::generic

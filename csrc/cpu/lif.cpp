@@ -3,22 +3,19 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <cstring>
+#include <initializer_list>
 
 namespace tgo::cpu {
 namespace {
 
 constexpr int64_t kGrain = 16 * 1024;  // neuron-steps that are worth a thread
 
-// A block's rows stay in the L1 cache: fewer neurons where more steps are kept.
-int64_t block_size(int64_t steps) { return steps > kStepsPerBlock ? kMaxBlock / 2 : kMaxBlock; }
-
 struct alignas(64) Scratch {
-  int64_t index[kMaxBlock];
-  float noise[kMaxChunk + 2 * kStepsPerBlock][kMaxBlock];
-  float h[kMaxChunk][kMaxBlock], u[kMaxChunk][kMaxBlock];
-  float v[kMaxBlock], g_v[kMaxBlock], z[kMaxBlock], in[kMaxBlock], g_in[kMaxBlock], out[kMaxBlock];
-  float zeros[kMaxBlock] = {};
-  double penalty[kMaxBlock];
+  int64_t index[kBlock];
+  float noise[kMaxChunk + 2 * kStepsPerBlock][kBlock];
+  SpanRows x, g_s, out;
+  float v[kMaxChunk][kBlock], g_v[kBlock];
+  float zeros[kBlock] = {};
 };
 
 Scratch& scratch() {
@@ -26,47 +23,60 @@ Scratch& scratch() {
   return mine;
 }
 
-// One block of neurons and its noise.
-class Block {
+// As many steps as a kernel takes at once.
+int64_t span(int64_t t, int64_t end) { return end - t >= kSpan ? kSpan : 1; }
+
+// The noise of one block of neurons.
+class BlockNoise {
  public:
-  Block(const Options& options, const Layout& layout, const Kernels& kernels, int64_t m, int64_t len)
-      : m(m), len(len), s(scratch()), options_(options), kernels_(kernels) {
-    if (options.noise == kNoNoise) return;
-    layout.logical(m, len, s.index);
-    std::fill(s.index + len, s.index + std::min<int64_t>(kMaxBlock, len + 8), 0);  // whole vectors are read
+  BlockNoise(const Options& options, const Layout& layout, const Kernels& kernels, int64_t m, int64_t len)
+      : options_(options), layout_(layout), kernels_(kernels), m_(m), len_(len), s_(scratch()) {
+    if (!options.noisy) return;
+    layout.logical(m, len, s_.index);
+    std::fill(s_.index + len, s_.index + kBlock, 0);
   }
 
-  // Draws the normals of the steps begin .. end - 1; at most kMaxChunk steps.
-  void draw(int64_t begin, int64_t end) {
-    if (options_.noise == kNoNoise) return;
+  // Draws the normals of the steps begin .. end - 1, at most kMaxChunk, and meanwhile fetches their rows of `tensors`.
+  void draw(int64_t begin, int64_t end, std::initializer_list<const RowIO*> tensors) {
+    if (!options_.noisy) return;
     const int64_t first = (options_.noise_step + begin) / kStepsPerBlock;
     const int64_t last = (options_.noise_step + end - 1) / kStepsPerBlock;
     drawn_from_ = first * kStepsPerBlock - options_.noise_step;
     for (int64_t q = first; q <= last; ++q) {
       float* rows[kStepsPerBlock];
-      for (int i = 0; i < kStepsPerBlock; ++i) rows[i] = s.noise[(q - first) * kStepsPerBlock + i];
-      kernels_.noise(options_.seed, s.index, len, uint32_t(q), rows);
+      const char* ahead[3 * kStepsPerBlock];
+      int count = 0;
+      for (int64_t i = 0; i < kStepsPerBlock; ++i) {
+        const int64_t t = q * kStepsPerBlock + i - options_.noise_step;
+        rows[i] = s_.noise[t - drawn_from_];
+        if (begin <= t && t < end)
+          for (const RowIO* tensor : tensors)
+            if ((ahead[count] = tensor->ahead(t, m_, len_))) ++count;
+      }
+      kernels_.noise(options_.seed, s_.index, len_, uint32_t(q), rows, ahead, count);
     }
   }
-  const float* noise(int64_t t) const {
-    return options_.noise == kNoNoise ? nullptr : s.noise[t - drawn_from_];
-  }
 
-  const int64_t m, len;
-  Scratch& s;
+  void rows(int64_t t, int64_t steps, const float* xi[kSpan]) const {
+    for (int64_t i = 0; i < steps && options_.noisy; ++i) xi[i] = s_.noise[t + i - drawn_from_];
+  }
 
  private:
   const Options& options_;
+  const Layout& layout_;
   const Kernels& kernels_;
+  const int64_t m_, len_;
+  Scratch& s_;
   int64_t drawn_from_ = 0;
 };
 
+int64_t block_count(const Layout& layout) { return (layout.neurons + kBlock - 1) / kBlock; }
+
 template <class F>
-void for_each_block(const Layout& layout, int64_t size, const F& f) {
-  const int64_t blocks = (layout.neurons + size - 1) / size;
-  const int64_t grain = std::max<int64_t>(1, kGrain / (size * layout.steps));
-  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) f(b, b * size, std::min(size, layout.neurons - b * size));
+void for_each_block(const Layout& layout, const F& f) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kBlock * layout.steps));
+  torch::stable::parallel_for(0, block_count(layout), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) f(b, b * kBlock, std::min(kBlock, layout.neurons - b * kBlock));
   });
 }
 
@@ -86,32 +96,33 @@ const Kernels& best_kernels() {
 Totals forward(const Options& options, const Layout& layout, const Kernels& kernels, const RowIO& x,
                const RowIO& spikes, float* v, float* checkpoints) {
   const bool guarded = options.neuron.guard_margin > 0;
-  const auto step = kernels.forward[options.noise][options.soft_reset][guarded];
-  const int64_t size = block_size(kStepsPerBlock);
-  std::vector<Totals> totals((layout.neurons + size - 1) / size);
-  for_each_block(layout, size, [&](int64_t b, int64_t m, int64_t len) {
-    Block block(options, layout, kernels, m, len);
-    Scratch& s = block.s;
-    std::fill(s.penalty, s.penalty + kMaxBlock, 0.);
-    int64_t drawn = 0;
-    for (int64_t t = 0; t < layout.steps; ++t) {
-      if (t == drawn) {
-        drawn = t + kStepsPerBlock - (options.noise_step + t) % kStepsPerBlock;
-        block.draw(t, drawn);
+  std::vector<Totals> totals(block_count(layout));
+  for_each_block(layout, [&](int64_t b, int64_t m, int64_t len) {
+    BlockNoise noise(options, layout, kernels, m, len);
+    Scratch& s = scratch();
+    const float *in[kSpan], *xi[kSpan];
+    float* out[kSpan];
+    const int64_t chunk = options.checkpoint_every ? options.checkpoint_every : kMaxChunk;
+    for (int64_t begin = 0; begin < layout.steps; begin += chunk) {
+      const int64_t end = std::min(begin + chunk, layout.steps);
+      if (checkpoints && begin)
+        memcpy(checkpoints + (begin / chunk - 1) * layout.neurons + m, v + m, len * sizeof(float));
+      noise.draw(begin, end, {&x, &spikes});
+      for (int64_t t = begin, steps; t < end; t += steps) {
+        steps = span(t, end);
+        x.read(t, steps, m, len, s.x, in);
+        noise.rows(t, steps, xi);
+        spikes.begin(t, steps, m, len, s.out, out);
+        kernels.forward[steps == kSpan][options.noisy][guarded](options.neuron, len, in, xi, v + m, out, &totals[b]);
+        spikes.finish(t, steps, m, len, out);
       }
-      if (checkpoints && t > 0 && t % options.checkpoint_every == 0)
-        memcpy(checkpoints + (t / options.checkpoint_every - 1) * layout.neurons + m, v + m, len * sizeof(float));
-      float* out = spikes.begin(t, m, len, s.out);
-      step(options.neuron, len, x.read(t, m, len, s.in), block.noise(t), v + m, out, s.penalty, &totals[b].counts);
-      spikes.finish(t, m, len, out);
     }
-    if (guarded) totals[b].penalty = kernels.sum(s.penalty, len);
   });
   Totals total;
   for (const Totals& t : totals) {
     total.penalty += t.penalty;
-    total.counts.neighbors += t.counts.neighbors;
-    total.counts.fired += t.counts.fired;
+    total.neighbors += t.neighbors;
+    total.fired += t.fired;
   }
   return total;
 }
@@ -119,34 +130,41 @@ Totals forward(const Options& options, const Layout& layout, const Kernels& kern
 void backward(const Options& options, const Layout& layout, const Kernels& kernels, const RowIO& x,
               const RowIO& g_spikes, const RowIO& g_x, const float* v_init, const float* checkpoints, float k,
               float* g_v) {
-  const bool noisy = options.noise != kNoNoise;
-  const auto recompute = kernels.recompute[options.noise][options.soft_reset];
-  const auto surrogate = kernels.surrogate[options.curve];
-  const auto step = kernels.backward[options.noise][options.soft_reset][k != 0][options.detach_reset];
   const int64_t chunk = options.checkpoint_every;
-  for_each_block(layout, block_size(std::min(chunk, layout.steps)), [&](int64_t, int64_t m, int64_t len) {
-    Block block(options, layout, kernels, m, len);
-    Scratch& s = block.s;
+  for_each_block(layout, [&](int64_t, int64_t m, int64_t len) {
+    BlockNoise noise(options, layout, kernels, m, len);
+    Scratch& s = scratch();
+    const float *in[kSpan], *xi[kSpan], *g_s[kSpan] = {s.zeros, s.zeros, s.zeros, s.zeros};
+    float* out[kSpan];
     float* g = g_v ? g_v + m : s.g_v;
     if (!g_v) std::fill(g, g + len, 0.f);
     for (int64_t begin = (layout.steps - 1) / chunk * chunk; begin >= 0; begin -= chunk) {
       const int64_t end = std::min(begin + chunk, layout.steps);
       const float* start = begin ? checkpoints + (begin / chunk - 1) * layout.neurons : v_init;
       if (start)
-        memcpy(s.v, start + m, len * sizeof(float));
+        memcpy(s.v[0], start + m, len * sizeof(float));
       else
-        std::fill(s.v, s.v + len, options.neuron.v_rest);
-      block.draw(begin, end);
-      for (int64_t t = begin; t < end; ++t)
-        recompute(options.neuron, len, x.read(t, m, len, s.in), block.noise(t), s.v, s.h[t - begin], s.u[t - begin]);
-      for (int64_t t = end; t-- > begin;) {
-        const float* h = s.h[t - begin];
-        const float* u = noisy ? s.u[t - begin] : h;
-        const float* g_s = g_spikes ? g_spikes.read(t, m, len, s.g_in) : s.zeros;
-        float* out = g_x.begin(t, m, len, s.out);
-        surrogate(options.neuron, len, options.surrogate_at_h ? h : u, s.z);
-        step(options.neuron, len, h, u, s.z, g_s, k, g, out);
-        g_x.finish(t, m, len, out);
+        std::fill(s.v[0], s.v[0] + len, options.neuron.v_rest);
+      noise.draw(begin, end, {&x, &g_spikes, &g_x});
+      // The state before each span, then the spans from the last to the first.
+      int64_t at[kMaxChunk], spans = 0;
+      for (int64_t t = begin, steps; t < end; t += steps) {
+        steps = span(t, end);
+        at[spans++] = t;
+        if (t + steps == end) break;
+        x.read(t, steps, m, len, s.x, in);
+        noise.rows(t, steps, xi);
+        kernels.advance[steps == kSpan][options.noisy](options.neuron, len, in, xi, s.v[spans - 1], s.v[spans]);
+      }
+      while (spans-- > 0) {
+        const int64_t t = at[spans], steps = span(t, end);
+        x.read(t, steps, m, len, s.x, in);
+        noise.rows(t, steps, xi);
+        if (g_spikes) g_spikes.read(t, steps, m, len, s.g_s, g_s);
+        g_x.begin(t, steps, m, len, s.out, out);
+        kernels.backward[steps == kSpan][options.noisy][k != 0][options.curve](options.neuron, len, in, xi, s.v[spans],
+                                                                               g_s, k, g, out);
+        g_x.finish(t, steps, m, len, out);
       }
     }
   });

@@ -9,17 +9,11 @@ constexpr int64_t kMaxChunk = 8;  // steps between two checkpoints at the most
 
 struct Options {
   Neuron neuron;
-  Noise noise;
-  bool soft_reset, detach_reset, surrogate_at_h;
+  bool noisy;
   Curve curve;
   uint64_t seed;
   int64_t noise_step;
   int64_t checkpoint_every;  // 1 .. kMaxChunk; 0 saves none (forward)
-};
-
-struct Totals {
-  double penalty = 0;  // sum over T*N
-  Counts counts;
 };
 
 const Kernels& best_kernels();

@@ -1,4 +1,4 @@
-// Rows of fp32, fp16 or bf16 tensors as fp32: in place where they lie in one piece, through a scratch row otherwise.
+// Rows of fp32, fp16 or bf16 tensors as fp32: in place where they lie in one piece, through scratch rows otherwise.
 #pragma once
 
 #include "../layout.h"
@@ -8,6 +8,9 @@ namespace tgo::cpu {
 
 enum class Storage { kFloat, kHalf, kBFloat16 };
 
+// Scratch for the rows of a span.
+using SpanRows = float[kSpan][kBlock];
+
 class RowIO {
  public:
   RowIO(void* data, Storage storage, const Layout& layout, const Kernels& kernels)
@@ -15,33 +18,47 @@ class RowIO {
 
   explicit operator bool() const { return data_ != nullptr; }
 
-  // Steps t of the neurons m .. m + len - 1.
-  const float* read(int64_t t, int64_t m, int64_t len, float* scratch) const {
-    if (direct(m, len)) return address<float>(t, m);
-    if (storage_ == Storage::kFloat) return gather<float>(t, m, len, scratch);
-    alignas(64) uint16_t narrow[kMaxBlock];
-    const uint16_t* from = contiguous(m, len) ? address<uint16_t>(t, m) : gather<uint16_t>(t, m, len, narrow);
-    (storage_ == Storage::kHalf ? kernels_.load_half : kernels_.load_bfloat16)(from, len, scratch);
-    return scratch;
+  // Steps t .. t + steps - 1 of the neurons m .. m + len - 1.
+  void read(int64_t t, int64_t steps, int64_t m, int64_t len, SpanRows& scratch, const float* rows[kSpan]) const {
+    for (int64_t i = 0; i < steps; ++i) rows[i] = read(t + i, m, len, scratch[i]);
   }
 
-  // Where to write that row; finish() brings it home.
-  float* begin(int64_t t, int64_t m, int64_t len, float* scratch) const {
-    return direct(m, len) ? address<float>(t, m) : scratch;
+  // Where to write those rows; finish() brings them home.
+  void begin(int64_t t, int64_t steps, int64_t m, int64_t len, SpanRows& scratch, float* rows[kSpan]) const {
+    for (int64_t i = 0; i < steps; ++i) rows[i] = direct(m, len) ? address<float>(t + i, m) : scratch[i];
   }
-
-  void finish(int64_t t, int64_t m, int64_t len, const float* row) const {
+  void finish(int64_t t, int64_t steps, int64_t m, int64_t len, float* const rows[kSpan]) const {
     if (direct(m, len)) return;
-    if (storage_ == Storage::kFloat) return scatter<float>(t, m, len, row);
-    alignas(64) uint16_t narrow[kMaxBlock];
-    uint16_t* to = contiguous(m, len) ? address<uint16_t>(t, m) : narrow;
-    (storage_ == Storage::kHalf ? kernels_.store_half : kernels_.store_bfloat16)(row, len, to);
-    if (to == narrow) scatter<uint16_t>(t, m, len, narrow);
+    for (int64_t i = 0; i < steps; ++i) write(t + i, m, len, rows[i]);
+  }
+
+  // The address of row t, to be fetched ahead of its use; null where there is none in one piece.
+  const char* ahead(int64_t t, int64_t m, int64_t len) const {
+    if (!data_ || !contiguous(m, len)) return nullptr;
+    return storage_ == Storage::kFloat ? reinterpret_cast<const char*>(address<float>(t, m))
+                                       : reinterpret_cast<const char*>(address<uint16_t>(t, m));
   }
 
  private:
   bool contiguous(int64_t m, int64_t len) const { return m % layout_.inner + len <= layout_.inner; }
   bool direct(int64_t m, int64_t len) const { return storage_ == Storage::kFloat && contiguous(m, len); }
+
+  const float* read(int64_t t, int64_t m, int64_t len, float* scratch) const {
+    if (direct(m, len)) return address<float>(t, m);
+    if (storage_ == Storage::kFloat) return gather<float>(t, m, len, scratch);
+    alignas(64) uint16_t narrow[kBlock];
+    const uint16_t* from = contiguous(m, len) ? address<uint16_t>(t, m) : gather<uint16_t>(t, m, len, narrow);
+    (storage_ == Storage::kHalf ? kernels_.load_half : kernels_.load_bfloat16)(from, len, scratch);
+    return scratch;
+  }
+
+  void write(int64_t t, int64_t m, int64_t len, const float* row) const {
+    if (storage_ == Storage::kFloat) return scatter<float>(t, m, len, row);
+    alignas(64) uint16_t narrow[kBlock];
+    uint16_t* to = contiguous(m, len) ? address<uint16_t>(t, m) : narrow;
+    (storage_ == Storage::kHalf ? kernels_.store_half : kernels_.store_bfloat16)(row, len, to);
+    if (to == narrow) scatter<uint16_t>(t, m, len, narrow);
+  }
 
   template <class S>
   S* address(int64_t t, int64_t m) const {

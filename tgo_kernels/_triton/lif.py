@@ -13,10 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tgo_kernels._triton.math import charge, four_normals, relu, reset, surrogate
+from tgo_kernels._triton.math import charge, two_normals, relu, reset, surrogate
 
 # Contraction of a * b + c would round once instead of twice, and a membrane at its threshold would fire differently.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
+
+
+MEMBRANE = tl.constexpr(1)  # the noise decides the spike and stays in the state
+THRESHOLD = tl.constexpr(2)  # the noise only decides the spike
 
 
 class Config(NamedTuple):
@@ -42,10 +46,8 @@ def locate(m, steps, inner, TIME_OUTERMOST: tl.constexpr):
 
 
 @triton.jit
-def logical_index(m, size1, size2, size3, stride0, stride1, stride2, stride3, PERMUTED: tl.constexpr):
+def logical_index(m, size1, size2, size3, stride0, stride1, stride2, stride3):
     """Row-major position of neuron ``m``, by which the noise knows it."""
-    if not PERMUTED:
-        return m
     rest = m // size3
     index = m % size3 * stride3 + rest % size2 * stride2
     rest = rest // size2
@@ -58,14 +60,20 @@ def beside(index, x):
 
     Without it the noise is computed in another layout and goes to its neurons through shared memory.
     """
-    return index + ((x.to(tl.int32, bitcast=True) & 1) >> 1)
+    return index + ((x.to(tl.uint32, bitcast=True) & 1) >> 1)
 
 
 @triton.jit
-def load_four(ptr, first, begin, end, inner, inside):
-    """Rows ``first .. first + 3`` of which those in ``begin <= t < end`` exist, in fp32."""
+def sum_four(x):
+    """Sums of four neighbours, [BLOCK] to [BLOCK / 4], each within a thread."""
+    return tl.sum(tl.reshape(x, (x.shape[0] // 4, 4)), axis=1)
+
+
+@triton.jit
+def load_two(ptr, first, begin, end, inner, inside):
+    """Rows ``first`` and ``first + 1`` of which those in ``begin <= t < end`` exist, in fp32."""
     rows = ()
-    for i in tl.static_range(4):
+    for i in tl.static_range(2):
         t = first + i
         rows = rows + (tl.load(ptr + t * inner, mask=inside & (t >= begin) & (t < end)).to(tl.float32),)
     return rows
@@ -101,7 +109,6 @@ def lif_fwd_kernel(
     guard_margin,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
-    NOISE_IN_MEMBRANE: tl.constexpr,
     GUARD: tl.constexpr,
     TIME_OUTERMOST: tl.constexpr,
     PERMUTED: tl.constexpr,
@@ -111,52 +118,281 @@ def lif_fwd_kernel(
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    neurons, inner = neurons * ALIGNMENT, inner.to(tl.int64) * ALIGNMENT
-    m = program * BLOCK + tl.arange(0, BLOCK)  # [BLOCK] place in memory order
-    inside = m < neurons
+    inner = inner.to(tl.int64) * ALIGNMENT
+    start = program * BLOCK
+    lane = tl.arange(0, BLOCK)
+    m = start + lane  # [BLOCK] place in memory order
+    inside = lane < tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    neurons = neurons.to(tl.int64) * ALIGNMENT
     offset = locate(m, steps, inner, TIME_OUTERMOST)
     phase = 0
-    if NOISE:
-        seed = tl.load(seed_ptr)
-        neuron = logical_index(m, size1, size2, size3, stride0, stride1, stride2, stride3, PERMUTED)
-        phase = noise_step % 4
+    if NOISE != 0:
+        if PERMUTED:
+            index = logical_index(m, size1, size2, size3, stride0, stride1, stride2, stride3)
+            low, high = index.to(tl.uint32), (index >> 32).to(tl.uint32)
+        else:
+            low, high = start.to(tl.uint32) + lane.to(tl.uint32), (start >> 32).to(tl.uint32)
+        phase = noise_step % 2
     if HAS_V_INIT:
         v = tl.load(v_init_ptr + m, mask=inside)
     else:
         v = tl.full((BLOCK,), v_rest, tl.float32)
 
-    penalty = tl.zeros((BLOCK,), tl.float64)  # terms are multiples of one fp32 ulp: exact in any order
-    near = tl.zeros((BLOCK,), tl.int32)
-    fired = tl.zeros((BLOCK,), tl.int32)
-    for first in range(-phase, steps, 4):
-        x = load_four(x_ptr + offset, first, 0, steps, inner, inside)
-        if NOISE:
-            xi = four_normals(seed, beside(neuron, x[0]), (noise_step + first) // 4)
+    penalty = tl.zeros((BLOCK // 4,), tl.float64)  # terms are multiples of one fp32 ulp: exact in any order
+    near = tl.zeros((BLOCK // 4,), tl.int32)
+    fired = tl.zeros((BLOCK // 4,), tl.int32)
+    c = tl.zeros((BLOCK,), tl.uint32)
+    d = tl.zeros((BLOCK,), tl.uint32)
+    for first in range(-phase, steps, 2):
+        if NOISE != 0:
+            step = noise_step + first
+            renew = (step % 4 == 0) | (first <= 0)
+            xi0, xi1, c, d = two_normals(seed_ptr, beside(low, v), high, step, renew, c, d)
+            xi = (xi0, xi1)
+        x = load_two(x_ptr + offset, first, 0, steps, inner, inside)
         saved = v
-        for i in tl.static_range(4):
+        for i in tl.static_range(2):
             t = first + i
             live = (t >= 0) & (t < steps)
             h = charge(v, x[i], decay, gain, leak_bias)
             u = h
-            if NOISE:
+            if NOISE != 0:
                 u = h + noise_std * xi[i]
             s = u >= v_threshold
             tl.store(spikes_ptr + offset + t * inner, s.to(spikes_ptr.dtype.element_ty), mask=inside & live)
-            v = tl.where(live, reset(s, u if NOISE_IN_MEMBRANE else h, v_threshold, v_rest, SOFT), v)
-            fired += (s & live).to(tl.int32)
+            v = tl.where(live, reset(s, h if NOISE == THRESHOLD else u, v_threshold, v_rest, SOFT), v)
+            code = tl.where(s & live & inside, 1, 0)
             if GUARD:
                 distance = tl.abs(h - v_threshold)
-                penalty += tl.where(live, relu(guard_margin - distance), 0.0).to(tl.float64)
-                near += ((distance < guard_margin) & live).to(tl.int32)
+                depth = tl.where(live & inside, relu(guard_margin - distance), 0.0).to(tl.float64)
+                code += tl.where((distance < guard_margin) & live & inside, 65536, 0)
+                penalty += sum_four(depth)
+            code = sum_four(code)
+            fired += code & 65535
+            if GUARD:
+                near += code >> 16
             if K > 0:
-                saved = tl.where((t + 1) % 4 == 0, v, saved)
+                saved = tl.where((t + 1) % 2 == 0, v, saved)
         if K > 0:
-            done = (first + 4) // 4 * 4  # steps done at the last multiple of four, a candidate for a checkpoint
+            done = (first + 2) // 2 * 2  # steps done at the last multiple of two, a candidate for a checkpoint
             row = (done // K - 1).to(tl.int64)
             tl.store(checkpoints_ptr + row * neurons + m, saved, mask=inside & (done > 0) & (done % K == 0) & (done < steps))
 
     tl.store(v_final_ptr + m, v, mask=inside)
-    tl.store(counts_ptr + program, tl.sum(tl.where(inside, fired, 0).to(tl.int64)))
+    tl.store(counts_ptr + program, tl.sum(fired.to(tl.int64)))
     if GUARD:
-        tl.store(counts_ptr + tl.num_programs(0) + program, tl.sum(tl.where(inside, near, 0).to(tl.int64)))
-        tl.store(penalty_ptr + program, tl.sum(tl.where(inside, penalty, 0.0)))
+        tl.store(counts_ptr + tl.num_programs(0) + program, tl.sum(near.to(tl.int64)))
+        tl.store(penalty_ptr + program, tl.sum(penalty))
+
+
+@triton.jit
+def two_steps(
+    v,
+    c,
+    d,
+    x_ptr,
+    first,
+    begin,
+    end,
+    inner,
+    inside,
+    seed_ptr,
+    low,
+    high,
+    step,
+    renew,
+    neuron,
+    SOFT: tl.constexpr,
+    NOISE: tl.constexpr,
+):
+    """The state after steps ``first`` and ``first + 1``, and the membranes of both, before and after the noise."""
+    decay, gain, leak_bias, v_threshold, v_rest, noise_std = neuron
+    if NOISE != 0:
+        xi0, xi1, c, d = two_normals(seed_ptr, beside(low, v), high, step, renew, c, d)
+        xi = (xi0, xi1)
+    x = load_two(x_ptr, first, begin, end, inner, inside)
+    hs = ()
+    us = ()
+    for i in tl.static_range(2):
+        h = charge(v, x[i], decay, gain, leak_bias)
+        u = h
+        if NOISE != 0:
+            u = h + noise_std * xi[i]
+        live = (first + i >= begin) & (first + i < end)
+        v = tl.where(live, reset(u >= v_threshold, h if NOISE == THRESHOLD else u, v_threshold, v_rest, SOFT), v)
+        hs = hs + (h,)
+        us = us + (u,)
+    return v, c, d, hs, us
+
+
+@triton.jit
+def two_steps_back(
+    g_v,
+    hs,
+    us,
+    g_spikes_ptr,
+    g_x_ptr,
+    first,
+    steps,
+    inner,
+    inside,
+    neuron,
+    guard_margin,
+    k,
+    curve_height,
+    curve_scale,
+    SOFT: tl.constexpr,
+    NOISE: tl.constexpr,
+    GUARD: tl.constexpr,
+    CURVE: tl.constexpr,
+    SURROGATE_AT_H: tl.constexpr,
+    DETACH_RESET: tl.constexpr,
+    HAS_G_SPIKES: tl.constexpr,
+    HAS_G_V_FINAL: tl.constexpr,
+):
+    decay, gain, leak_bias, v_threshold, v_rest, noise_std = neuron
+    if HAS_G_SPIKES:
+        g_s = load_two(g_spikes_ptr, first, 0, steps, inner, inside)
+    for i in tl.static_range(1, -1, -1):
+        t = first + i
+        h = hs[i]
+        u = us[i]
+        live = (t >= 0) & (t < steps)
+        last = t == steps - 1
+        g_h = g_v if SOFT else tl.where(u >= v_threshold, 0.0, g_v)
+        if HAS_G_SPIKES or not DETACH_RESET:
+            ds = tl.zeros_like(g_v)
+            if not DETACH_RESET:
+                ds = g_v * (-v_threshold if SOFT else v_rest - (h if NOISE == THRESHOLD else u))
+                if not HAS_G_V_FINAL:  # no gradient at all, which is not a zero times an infinite membrane
+                    ds = tl.where(last, 0.0, ds)
+            if HAS_G_SPIKES:
+                ds = g_s[i] + ds
+            g_u = ds * surrogate((h if SURROGATE_AT_H else u) - v_threshold, curve_height, curve_scale, CURVE)
+            if not HAS_G_SPIKES and not HAS_G_V_FINAL:
+                g_u = tl.where(last, 0.0, g_u)
+            g_h += g_u
+        if GUARD:
+            distance = h - v_threshold
+            toward = tl.where(distance > 0, k, tl.where(distance < 0, -k, 0.0))
+            g_h -= tl.where(tl.abs(distance) < guard_margin, toward, 0.0)
+        tl.store(g_x_ptr + t * inner, (gain * g_h).to(g_x_ptr.dtype.element_ty), mask=inside & live)
+        g_v = tl.where(live, decay * g_h, g_v)
+    return g_v
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def lif_bwd_kernel(
+    x_ptr,
+    v_init_ptr,
+    seed_ptr,
+    checkpoints_ptr,
+    g_spikes_ptr,
+    g_v_final_ptr,
+    g_penalty_ptr,
+    g_x_ptr,
+    g_v_init_ptr,
+    steps,
+    neurons,
+    inner,
+    noise_step,
+    size1,
+    size2,
+    size3,
+    stride0,
+    stride1,
+    stride2,
+    stride3,
+    decay,
+    gain,
+    leak_bias,
+    v_threshold,
+    v_rest,
+    noise_std,
+    guard_margin,
+    curve_height,
+    curve_scale,
+    SOFT: tl.constexpr,
+    NOISE: tl.constexpr,
+    GUARD: tl.constexpr,
+    CURVE: tl.constexpr,
+    SURROGATE_AT_H: tl.constexpr,
+    DETACH_RESET: tl.constexpr,
+    TIME_OUTERMOST: tl.constexpr,
+    PERMUTED: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    HAS_V_INIT: tl.constexpr,
+    HAS_G_SPIKES: tl.constexpr,
+    HAS_G_V_FINAL: tl.constexpr,
+    HAS_G_V_INIT: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    start = program * BLOCK
+    lane = tl.arange(0, BLOCK)
+    m = start + lane  # [BLOCK] place in memory order
+    inside = lane < tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    neurons = neurons.to(tl.int64) * ALIGNMENT
+    inner = inner.to(tl.int64) * ALIGNMENT
+    offset = locate(m, steps, inner, TIME_OUTERMOST)
+    phase = 0
+    low = lane.to(tl.uint32)
+    high = lane.to(tl.uint32)
+    if NOISE != 0:
+        if PERMUTED:
+            index = logical_index(m, size1, size2, size3, stride0, stride1, stride2, stride3)
+            low, high = index.to(tl.uint32), (index >> 32).to(tl.uint32)
+        else:
+            low, high = start.to(tl.uint32) + lane.to(tl.uint32), (start >> 32).to(tl.uint32)
+        phase = noise_step % 4
+    k = 0.0
+    if GUARD:
+        k = (tl.load(g_penalty_ptr).to(tl.float64) / (steps * neurons).to(tl.float64)).to(tl.float32)
+    if HAS_G_V_FINAL:
+        g_v = tl.load(g_v_final_ptr + m, mask=inside)
+    else:
+        g_v = tl.zeros((BLOCK,), tl.float32)
+    c = tl.zeros((BLOCK,), tl.uint32)
+    d = tl.zeros((BLOCK,), tl.uint32)
+    x_ptr += offset
+    g_spikes_ptr += offset
+    g_x_ptr += offset
+    neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
+
+    fours = (phase + steps + 3) // 4
+    for four in range(fours):
+        first = (fours - 1 - four) * 4 - phase
+        origin = tl.maximum(first, 0) // K * K
+        if origin > 0:
+            v = tl.load(checkpoints_ptr + (origin // K - 1) * neurons + m, mask=inside)
+        elif HAS_V_INIT:
+            v = tl.load(v_init_ptr + m, mask=inside)
+        else:
+            v = tl.full((BLOCK,), v_rest, tl.float32)
+        for t in range(origin - phase % 2, first, 2):
+            step = noise_step + t
+            renew = (step % 4 == 0) | (t <= origin)
+            v, c, d, _, _ = two_steps(
+                v, c, d, x_ptr, t, origin, steps, inner, inside, seed_ptr, low, high, step, renew, neuron, SOFT, NOISE
+            )
+        step = noise_step + first
+        v, c, d, hs, us = two_steps(
+            v, c, d, x_ptr, first, 0, steps, inner, inside, seed_ptr, low, high, step, True, neuron, SOFT, NOISE
+        )
+        if first + 2 < steps:
+            v, c, d, hs2, us2 = two_steps(
+                v, c, d, x_ptr, first+2, 0, steps, inner, inside, seed_ptr, low, high, step+2, False, neuron, SOFT, NOISE
+            )
+            g_v = two_steps_back(
+                g_v, hs2, us2, g_spikes_ptr, g_x_ptr, first + 2, steps, inner, inside, neuron, guard_margin, k,
+                curve_height, curve_scale,
+                SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, HAS_G_SPIKES, HAS_G_V_FINAL,
+            )
+        g_v = two_steps_back(
+            g_v, hs, us, g_spikes_ptr, g_x_ptr, first, steps, inner, inside, neuron, guard_margin, k,
+            curve_height, curve_scale,
+            SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, HAS_G_SPIKES, HAS_G_V_FINAL,
+        )
+    if HAS_G_V_INIT:
+        tl.store(g_v_init_ptr + m, g_v, mask=inside)

@@ -71,18 +71,22 @@ def relu(z):
 
 
 @triton.jit
-def four_normals(seed, neuron, block):
-    """The noise of steps ``4 * block .. 4 * block + 3``: a block of standard normals for each."""
-    w0, w1, w2, w3 = philox(seed, neuron, block)
-    z0, z1 = box_muller(w0, w1)
-    z2, z3 = box_muller(w2, w3)
-    return z0, z1, z2, z3
+def two_normals(seed_ptr, low, high, step, renew, c, d):
+    """The noise of the even ``step`` and the one after, and the second half of their Philox block.
+
+    That half, ``c`` and ``d``, serves the next two steps, unless ``renew`` asks for a new block.
+    """
+    a, b = c, d
+    if renew:
+        w0, w1, c, d = philox(tl.load(seed_ptr), low, high, step // 4)
+        a, b = tl.where(step % 4 == 0, w0, c), tl.where(step % 4 == 0, w1, d)
+    z0, z1 = box_muller(a, b)
+    return z0, z1, c, d
 
 
 @triton.jit
-def philox(seed, neuron, block):
+def philox(seed, c0, c1, block):
     k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
-    c0, c1 = neuron.to(tl.uint32), (neuron >> 32).to(tl.uint32)
     c2, c3 = block.to(tl.uint32), tl.full((), 0, tl.uint32)
     for _ in tl.static_range(ROUNDS):
         # One 64-bit product: cheaper than tl.umulhi and a second multiplication for the low word.

@@ -1,0 +1,64 @@
+// What the neuron's arithmetic is written in: F is float on the device, and a vector of floats on the CPU, so that one
+// source serves both and vectorises by construction.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include <type_traits>
+
+#if defined(__CUDACC__)
+#define TGO_HD __host__ __device__ __forceinline__
+#else
+#define TGO_HD inline __attribute__((always_inline))
+#endif
+
+namespace tgo {
+
+// The integers as wide as F, and what a comparison of two F gives.
+template <class F>
+struct Wide {
+  typedef int32_t Int __attribute__((vector_size(sizeof(F))));
+  typedef uint32_t Word __attribute__((vector_size(sizeof(F))));
+};
+template <>
+struct Wide<float> {
+  using Int = int32_t;
+  using Word = uint32_t;
+};
+template <class F>
+using Int = typename Wide<F>::Int;
+template <class F>
+using Word = typename Wide<F>::Word;
+
+template <class To, class From>
+TGO_HD To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class F>
+TGO_HD F splat(float value) {
+  if constexpr (std::is_same_v<F, float>)
+    return value;
+  else
+    return F{} + value;
+}
+
+// Signed integers to the nearest floats.
+template <class F>
+TGO_HD F to_float(Int<F> i) {
+  if constexpr (std::is_same_v<F, float>)
+    return float(i);
+  else
+    return __builtin_convertvector(i, F);
+}
+
+template <class F>
+TGO_HD F absolute(F x) {
+  return bit_cast<F>(bit_cast<Int<F>>(x) & 0x7FFFFFFF);
+}
+
+}  // namespace tgo
