@@ -40,6 +40,7 @@ struct Layout {
 
 // The layout of x, or steps = 0 where x is not dense (holes, overlaps).
 inline Layout layout_of(const torch::stable::Tensor& x) {
+  if (x.numel() == 0) return {x.size(0), 0, 1, {}};
   const auto sizes = x.sizes(), strides = x.strides();
   const int64_t dim = x.dim();
   std::vector<int64_t> logical(dim, 1), order;

@@ -47,7 +47,10 @@ TGO_HD F guard(F distance, const Neuron& n) {
 template <class F>
 TGO_HD F step_backward(F h, F u, F z, F g_s, F g_v, const Neuron& n) {
   F ds = g_s;
-  if (!n.detach_reset) ds = g_s + g_v * (n.soft_reset ? splat<F>(-n.v_threshold) : n.v_rest - carried(h, u, n));
+  if (!n.detach_reset) {
+    const F jump = n.soft_reset ? splat<F>(-n.v_threshold) : n.v_rest - carried(h, u, n);
+    ds = g_v == 0.f ? g_s : g_s + g_v * jump;  // the jump may be infinite
+  }
   const F direct = n.soft_reset ? g_v : (u >= n.v_threshold ? splat<F>(0.f) : g_v);
   return ds * z + direct;
 }

@@ -38,7 +38,7 @@ Tensor matched(const Tensor& values, const Tensor& layout) {
 }
 
 // x as it is where it is dense, a dense copy otherwise.
-Tensor dense(const Tensor& x) { return x.numel() == 0 || tgo::layout_of(x).steps ? x : copy_like(x, x); }
+Tensor dense(const Tensor& x) { return tgo::layout_of(x).steps ? x : copy_like(x, x); }
 
 Tensor scalar(const Tensor& like, ScalarType type) { return torch::stable::new_empty(like, {}, type); }
 

@@ -102,22 +102,35 @@ class _LIF(torch.autograd.Function):
         ctx.save_for_backward(x, v_init, seed, checkpoints)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, g_spikes, g_v_final, g_penalty, *_):
-        x, v_init, seed, checkpoints = ctx.saved_tensors
-        _, backward = ops.operators(ctx.engine)
-        need_g_v_init = ctx.needs_input_grad[1]
-        g_x, g_v_init = backward(
-            x,
-            v_init,
-            seed,
-            ctx.noise_step,
-            ops.CHECKPOINT_EVERY,
-            checkpoints,
-            g_spikes,
-            g_v_final,
-            g_penalty,
-            need_g_v_init,
-            *ctx.neuron.scalars,
-        )
-        return g_x, g_v_init if need_g_v_init else None, None, None, None, None
+    def backward(ctx, *grads):
+        found = _backward(ctx, *grads)
+        if torch.is_grad_enabled():  # create_graph=True: the gradient depends on x even where grads are constants
+            found = [None if g is None else _Once.apply(g, ctx.saved_tensors[0]) for g in found]
+        return *found, None, None, None, None
+
+
+@once_differentiable
+def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):
+    x, v_init, seed, checkpoints = ctx.saved_tensors
+    _, backward = ops.operators(ctx.engine)
+    need_g_v_init = ctx.needs_input_grad[1]
+    grads = g_spikes, g_v_final, g_penalty, need_g_v_init
+    saved = x, v_init, seed, ctx.noise_step, ops.CHECKPOINT_EVERY, checkpoints
+    g_x, g_v_init = backward(*saved, *grads, *ctx.neuron.scalars)
+    return g_x, g_v_init if need_g_v_init else None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient whose own derivative raises, instead of being silently taken for a constant."""
+
+    @staticmethod
+    def forward(gradient, x):
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError("tgo_kernels.lif is differentiable once; its gradient has no derivative (once_differentiable)")

@@ -132,4 +132,4 @@ class _SpikeGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (jump,) = ctx.saved_tensors
-        return grad, grad * jump, None
+        return grad, torch.where(grad == 0, 0, grad * jump), None  # the jump may be infinite

@@ -190,6 +190,7 @@ def two_steps(
     v,
     c,
     d,
+    pulls,
     x_ptr,
     first,
     begin,
@@ -200,10 +201,13 @@ def two_steps(
     low,
     high,
     step,
-    renew,
     neuron,
+    guard_margin,
+    renew,
+    SECOND: tl.constexpr,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
+    GUARD: tl.constexpr,
 ):
     """The state after steps ``first`` and ``first + 1``, and the membranes of both, before and after the noise."""
     decay, gain, leak_bias, v_threshold, v_rest, noise_std = neuron
@@ -214,20 +218,28 @@ def two_steps(
     hs = ()
     us = ()
     for i in tl.static_range(2):
-        h = charge(v, x[i], decay, gain, leak_bias)
-        u = h
-        if NOISE != 0:
-            u = h + noise_std * xi[i]
-        live = (first + i >= begin) & (first + i < end)
-        v = tl.where(live, reset(u >= v_threshold, h if NOISE == THRESHOLD else u, v_threshold, v_rest, SOFT), v)
+        h = v
+        u = v
+        if (first + i >= begin) & (first + i < end):
+            h = charge(v, x[i], decay, gain, leak_bias)
+            u = h
+            if NOISE != 0:
+                u = h + noise_std * xi[i]
+            v = reset(u >= v_threshold, h if NOISE == THRESHOLD else u, v_threshold, v_rest, SOFT)
+            if GUARD:
+                distance = h - v_threshold
+                above: tl.constexpr = 1 << (4 * SECOND + 2 * i)
+                pull = tl.where(distance > 0, above, tl.where(distance < 0, 2 * above, 0))
+                pulls += tl.where(tl.abs(distance) < guard_margin, pull, 0)
         hs = hs + (h,)
         us = us + (u,)
-    return v, c, d, hs, us
+    return v, c, d, pulls, hs, us
 
 
 @triton.jit
 def two_steps_back(
     g_v,
+    pulls,
     hs,
     us,
     g_spikes_ptr,
@@ -237,10 +249,10 @@ def two_steps_back(
     inner,
     inside,
     neuron,
-    guard_margin,
     k,
     curve_height,
     curve_scale,
+    SECOND: tl.constexpr,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
     GUARD: tl.constexpr,
@@ -257,27 +269,26 @@ def two_steps_back(
         t = first + i
         h = hs[i]
         u = us[i]
-        live = (t >= 0) & (t < steps)
-        last = t == steps - 1
-        g_h = g_v if SOFT else tl.where(u >= v_threshold, 0.0, g_v)
-        if HAS_G_SPIKES or not DETACH_RESET:
-            ds = tl.zeros_like(g_v)
-            if not DETACH_RESET:
-                ds = g_v * (-v_threshold if SOFT else v_rest - (h if NOISE == THRESHOLD else u))
-                if not HAS_G_V_FINAL:  # no gradient at all, which is not a zero times an infinite membrane
-                    ds = tl.where(last, 0.0, ds)
-            if HAS_G_SPIKES:
-                ds = g_s[i] + ds
-            g_u = ds * surrogate((h if SURROGATE_AT_H else u) - v_threshold, curve_height, curve_scale, CURVE)
-            if not HAS_G_SPIKES and not HAS_G_V_FINAL:
-                g_u = tl.where(last, 0.0, g_u)
-            g_h += g_u
-        if GUARD:
-            distance = h - v_threshold
-            toward = tl.where(distance > 0, k, tl.where(distance < 0, -k, 0.0))
-            g_h -= tl.where(tl.abs(distance) < guard_margin, toward, 0.0)
-        tl.store(g_x_ptr + t * inner, (gain * g_h).to(g_x_ptr.dtype.element_ty), mask=inside & live)
-        g_v = tl.where(live, decay * g_h, g_v)
+        if (t >= 0) & (t < steps):
+            last = t == steps - 1
+            g_h = g_v if SOFT else tl.where(u >= v_threshold, 0.0, g_v)
+            if HAS_G_SPIKES or not DETACH_RESET:
+                ds = tl.zeros_like(g_v)
+                if not DETACH_RESET:
+                    ds = g_v * (-v_threshold if SOFT else v_rest - (h if NOISE == THRESHOLD else u))
+                    if not HAS_G_V_FINAL:  # no gradient at all, which is not a zero times an infinite membrane
+                        ds = tl.where(last, 0.0, ds)
+                if HAS_G_SPIKES:
+                    ds = g_s[i] + ds
+                g_u = ds * surrogate((h if SURROGATE_AT_H else u) - v_threshold, curve_height, curve_scale, CURVE)
+                if not HAS_G_SPIKES and not HAS_G_V_FINAL:
+                    g_u = tl.where(last, 0.0, g_u)
+                g_h += g_u
+            if GUARD:
+                pull = pulls >> (4 * SECOND + 2 * i)
+                g_h -= tl.where((pull & 1) != 0, k, tl.where((pull & 2) != 0, -k, 0.0))
+            tl.store(g_x_ptr + t * inner, (gain * g_h).to(g_x_ptr.dtype.element_ty), mask=inside)
+            g_v = decay * g_h
     return g_v
 
 
@@ -353,8 +364,6 @@ def lif_bwd_kernel(
         g_v = tl.load(g_v_final_ptr + m, mask=inside)
     else:
         g_v = tl.zeros((BLOCK,), tl.float32)
-    c = tl.zeros((BLOCK,), tl.uint32)
-    d = tl.zeros((BLOCK,), tl.uint32)
     x_ptr += offset
     g_spikes_ptr += offset
     g_x_ptr += offset
@@ -370,29 +379,150 @@ def lif_bwd_kernel(
             v = tl.load(v_init_ptr + m, mask=inside)
         else:
             v = tl.full((BLOCK,), v_rest, tl.float32)
+        pulls = tl.zeros((BLOCK,), tl.int32)
+        c = low
+        d = low
         for t in range(origin - phase % 2, first, 2):
             step = noise_step + t
-            renew = (step % 4 == 0) | (t <= origin)
-            v, c, d, _, _ = two_steps(
-                v, c, d, x_ptr, t, origin, steps, inner, inside, seed_ptr, low, high, step, renew, neuron, SOFT, NOISE
+            v, c, d, _, _, _ = two_steps(
+                v, c, d, pulls, x_ptr, t, origin, steps, inner, inside, seed_ptr, low, high, step, neuron, guard_margin, (step % 4 == 0) | (t <= origin), False, SOFT, NOISE, False
             )
         step = noise_step + first
-        v, c, d, hs, us = two_steps(
-            v, c, d, x_ptr, first, 0, steps, inner, inside, seed_ptr, low, high, step, True, neuron, SOFT, NOISE
+        v, c, d, pulls, hs, us = two_steps(
+            v, low, low, pulls, x_ptr, first, 0, steps, inner, inside, seed_ptr, low, high, step, neuron, guard_margin, True, False, SOFT, NOISE, GUARD
         )
         if first + 2 < steps:
-            v, c, d, hs2, us2 = two_steps(
-                v, c, d, x_ptr, first+2, 0, steps, inner, inside, seed_ptr, low, high, step+2, False, neuron, SOFT, NOISE
+            v, c, d, pulls, hs2, us2 = two_steps(
+                v, c, d, pulls, x_ptr, first+2, 0, steps, inner, inside, seed_ptr, low, high, step+2, neuron, guard_margin, False, True, SOFT, NOISE, GUARD
             )
             g_v = two_steps_back(
-                g_v, hs2, us2, g_spikes_ptr, g_x_ptr, first + 2, steps, inner, inside, neuron, guard_margin, k,
-                curve_height, curve_scale,
+                g_v, pulls, hs2, us2, g_spikes_ptr, g_x_ptr, first + 2, steps, inner, inside, neuron, k,
+                curve_height, curve_scale, True,
                 SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, HAS_G_SPIKES, HAS_G_V_FINAL,
             )
         g_v = two_steps_back(
-            g_v, hs, us, g_spikes_ptr, g_x_ptr, first, steps, inner, inside, neuron, guard_margin, k,
-            curve_height, curve_scale,
+            g_v, pulls, hs, us, g_spikes_ptr, g_x_ptr, first, steps, inner, inside, neuron, k,
+            curve_height, curve_scale, False,
             SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, HAS_G_SPIKES, HAS_G_V_FINAL,
         )
     if HAS_G_V_INIT:
         tl.store(g_v_init_ptr + m, g_v, mask=inside)
+
+
+class Geometry(NamedTuple):
+    """How a dense x lies in memory. Neurons are numbered in memory order; ``inner`` is the stride of time."""
+
+    steps: int
+    neurons: int
+    inner: int
+    permuted: bool
+    sizes: tuple[int, int, int]  # of the three innermost neuron dimensions, merged where they lie alike in both orders
+    strides: tuple[int, int, int, int]  # between logical indices, along four dimensions
+
+    @property
+    def alignment(self) -> int:
+        """Neurons that are sure to lie together: it allows vector loads, and is all that is compiled in about sizes."""
+        return 16 if self.neurons % 16 == 0 and self.inner % 16 == 0 else 1
+
+
+def geometry(x: Tensor) -> Geometry | None:
+    """The geometry of x, or None if it has holes, overlaps, or more than four neuron dimensions of different order."""
+    steps, neurons = x.shape[0], x.numel() // x.shape[0]
+    logical = {d: prod(x.shape[d + 1 :]) for d in range(1, x.dim())}
+    order = sorted((d for d in range(x.dim()) if x.shape[d] > 1), key=x.stride, reverse=True)
+    expected, merged = x.numel(), []
+    for d in order:
+        expected //= x.shape[d]
+        if x.stride(d) != expected:
+            return None
+        if d == 0:
+            continue
+        if merged and merged[-1][1] == x.shape[d] * logical[d]:
+            merged[-1] = (merged[-1][0] * x.shape[d], logical[d])
+        else:
+            merged.append((x.shape[d], logical[d]))
+    if len(merged) > 4:
+        return None
+    merged = [(1, 0)] * (4 - len(merged)) + merged
+    sizes, strides = zip(*merged, strict=True)
+    permuted = strides[:3] != (0, 0, 0)
+    return Geometry(steps, neurons, neurons if steps == 1 else x.stride(0), permuted, sizes[1:], strides)
+
+
+def arrange(x: Tensor) -> tuple[Tensor, Geometry]:
+    """x in a layout that the kernels can walk: as it lies, or copied once."""
+    found = geometry(x)
+    if found is None:
+        x = torch.empty_like(x).copy_(x)
+        found = geometry(x)
+    if found is None:
+        x = x.contiguous()
+        found = geometry(x)
+    assert found is not None
+    return x, found
+
+
+def like(layout: Tensor, x: Tensor) -> Tensor:
+    """x, copied into the layout of another tensor of its shape if it lies differently."""
+    same = all(n == 1 or a == b for n, a, b in zip(x.shape, x.stride(), layout.stride(), strict=True))
+    return x if same else torch.empty_like(layout, dtype=x.dtype).copy_(x)
+
+
+INTERPRETED = not isinstance(lif_fwd_kernel, triton.JITFunction)
+
+
+def config() -> Config:
+    if INTERPRETED:
+        return CONFIGS["interpreter"]
+    return CONFIGS["hip" if torch.version.hip else "cuda"]
+
+
+def lif_fwd(
+    x, v_init, seed, noise_step, checkpoint_every, decay, gain, leak_bias, v_threshold, v_rest, soft_reset,
+    noise_std, noise_in_membrane, guard_margin, curve, curve_height, curve_scale, surrogate_at_h, detach_reset
+):
+    dense, g = arrange(x)
+    spikes = torch.empty_like(dense)
+    v_final = torch.empty_like(dense[0], dtype=torch.float32)
+    rows = (g.steps - 1) // checkpoint_every if checkpoint_every else 0
+    checkpoints = torch.empty(rows, g.neurons, dtype=torch.float32, device=x.device)
+    block, num_warps = config()
+    programs = triton.cdiv(g.neurons, block)
+    counts = torch.zeros(2, programs, dtype=torch.int64, device=x.device)
+    depths = torch.zeros(programs, dtype=torch.float64, device=x.device)
+    if programs:
+        lif_fwd_kernel[(programs,)](
+            dense, None if v_init is None else like(v_final, v_init), seed, spikes, v_final, checkpoints, depths, counts,
+            g.steps, g.neurons // g.alignment, g.inner // g.alignment, noise_step, *g.sizes, *g.strides,
+            decay, gain, leak_bias, v_threshold, v_rest, noise_std, guard_margin,
+            SOFT=soft_reset, NOISE=0 if noise_std == 0 else 1 if noise_in_membrane else 2, GUARD=guard_margin > 0,
+            TIME_OUTERMOST=g.inner == g.neurons, PERMUTED=g.permuted, ALIGNMENT=g.alignment,
+            HAS_V_INIT=v_init is not None, K=checkpoint_every if rows else 0, BLOCK=block, num_warps=num_warps, **OPTIONS)
+    penalty = (depths.sum() / max(x.numel(), 1)).float()
+    return spikes, v_final, penalty, counts[1].sum(), counts[0].sum(), checkpoints
+
+
+def lif_bwd(
+    x, v_init, seed, noise_step, checkpoint_every, checkpoints, g_spikes, g_v_final, g_penalty, need_g_v_init,
+    decay, gain, leak_bias, v_threshold, v_rest, soft_reset,
+    noise_std, noise_in_membrane, guard_margin, curve, curve_height, curve_scale, surrogate_at_h, detach_reset
+):
+    dense, g = arrange(x)
+    g_x = torch.empty_like(dense, dtype=torch.float32 if INTERPRETED else x.dtype)
+    state = torch.empty_like(dense[0], dtype=torch.float32)
+    g_v_init = torch.empty_like(state) if need_g_v_init else state.new_empty(0)
+    block, num_warps = config()
+    programs = triton.cdiv(g.neurons, block)
+    if programs:
+        lif_bwd_kernel[(programs,)](
+            dense, None if v_init is None else like(state, v_init), seed, checkpoints,
+            None if g_spikes is None else like(dense, g_spikes), None if g_v_final is None else like(state, g_v_final),
+            g_penalty, g_x, g_v_init,
+            g.steps, g.neurons // g.alignment, g.inner // g.alignment, noise_step, *g.sizes, *g.strides,
+            decay, gain, leak_bias, v_threshold, v_rest, noise_std, guard_margin, curve_height, curve_scale,
+            SOFT=soft_reset, NOISE=0 if noise_std == 0 else 1 if noise_in_membrane else 2, GUARD=g_penalty is not None and guard_margin > 0,
+            CURVE=curve, SURROGATE_AT_H=surrogate_at_h, DETACH_RESET=detach_reset,
+            TIME_OUTERMOST=g.inner == g.neurons, PERMUTED=g.permuted, ALIGNMENT=g.alignment,
+            HAS_V_INIT=v_init is not None, HAS_G_SPIKES=g_spikes is not None, HAS_G_V_FINAL=g_v_final is not None,
+            HAS_G_V_INIT=need_g_v_init, K=checkpoint_every or 1<<30, BLOCK=block, num_warps=num_warps, **OPTIONS)
+    return g_x.to(x.dtype), g_v_init

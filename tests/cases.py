@@ -1,0 +1,148 @@
+"""Random calls of lif(), and what it means that an engine agrees with the specification on one."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+import tgo_kernels as tgo
+from tgo_kernels import reference
+from tgo_kernels.noise import as_seed
+
+SURROGATES = (
+    tgo.ATan(2.0),
+    tgo.Sigmoid(4.0),
+    tgo.Triangle(1.0),
+    tgo.Rectangle(0.7),
+    tgo.PiecewiseQuadratic(1.5),
+    tgo.PiecewiseExp(),
+    tgo.SoftSign(),
+    tgo.SuperSpike(),
+    tgo.Erf(),
+    tgo.NoisePDF(0.4),
+)
+SHAPES = ((), (1,), (7,), (0,), (600,), (1031,), (3, 5), (2, 3, 4, 5), (2, 16, 3, 3), (2, 3, 2, 3, 4))
+LAYOUTS = ("contiguous", "channels_last", "batch_first", "reversed", "sliced", "expanded")
+
+
+def lay(x: Tensor, layout: str) -> Tensor:
+    """The same values in another layout; x is [T, *]."""
+    if layout == "channels_last" and x.dim() > 3:
+        return x.movedim(2, -1).contiguous().movedim(-1, 2)
+    if layout == "batch_first" and x.dim() > 1:
+        return x.transpose(0, 1).contiguous().transpose(0, 1)
+    if layout == "reversed":  # column-major
+        return x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim())))
+    if layout == "sliced" and x.dim() > 1:
+        return torch.stack([x, x], -1).flatten(-2)[..., ::2]
+    if layout == "expanded" and x.dim() > 1:
+        return x[:, :1].expand_as(x)
+    return x
+
+
+@dataclass
+class Case:
+    """One call, with the gradients that come back to it."""
+
+    x: Tensor
+    v_init: Tensor | None
+    constants: dict[str, Any]
+    g_spikes: Tensor | None
+    g_v_final: Tensor | None
+    g_penalty: float | None
+    layout: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, impl: str) -> tuple[tgo.LIFOutput, Tensor, Tensor | None]:
+        """Outputs and the gradients of x and v_init."""
+        x, v_init = self._leaves(self.x.dtype)
+        return self._backward(tgo.lif(x, v_init, impl=impl, **self.constants), x, v_init)
+
+    def run_double(self) -> tuple[tgo.LIFOutput, Tensor, Tensor | None]:
+        """The specification in fp64."""
+        x, v_init = self._leaves(torch.float64)
+        constants = dict(self.constants)
+        seed, step = constants.pop("noise_seed"), constants.pop("noise_step")
+        out = reference.run(x, v_init, as_seed(seed, x.device), step, tgo.Neuron(**constants))
+        return self._backward(out, x, v_init)
+
+    def _leaves(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        x = self.x.detach().to(dtype)  # keeps dense strides; what is not dense stays as it is
+        if dtype == self.x.dtype:
+            x = self.x.detach()
+        return x.requires_grad_(), None if self.v_init is None else self.v_init.detach().requires_grad_()
+
+    def _backward(self, out: tgo.LIFOutput, x: Tensor, v_init: Tensor | None):
+        outputs, grads = [], []
+        for output, grad in ((out.spikes, self.g_spikes), (out.v_final, self.g_v_final)):
+            if grad is not None:
+                outputs.append(output)
+                grads.append(grad.to(output.dtype))
+        if self.g_penalty is not None and self.constants["guard_margin"] > 0 and x.numel():
+            outputs.append(out.penalty)
+            grads.append(torch.tensor(self.g_penalty))
+        leaves = [x] if v_init is None else [x, v_init]
+        found = torch.autograd.grad(outputs, leaves, grads, allow_unused=True) if outputs else (None, None)
+        g = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=False)]
+        return out, g[0], g[1] if v_init is not None else None
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    pick = lambda *values: draw(st.sampled_from(values))  # noqa: E731
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    steps, shape, layout = pick(1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33), pick(*SHAPES), pick(*LAYOUTS)
+    dtype = pick(torch.float32, torch.float32, torch.float16, torch.bfloat16)
+    surrogate, noise_std = pick(*SURROGATES), pick(0.0, 0.3, 0.3)
+    if isinstance(surrogate, tgo.NoisePDF) and noise_std and draw(st.booleans()):
+        surrogate = tgo.NoisePDF()
+    normal = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    return Case(
+        x=lay(1.2 * normal(steps, *shape), layout).to(dtype),
+        v_init=lay(normal(1, *shape), pick(*LAYOUTS[:4]))[0] if draw(st.booleans()) else None,
+        constants={
+            "decay": pick(0.5, 0.9, 1.0, 0.0, 1 / 3),
+            "gain": pick(1.0, 0.5, 0.37),
+            "v_threshold": pick(1.0, 0.7, 0.0),
+            "v_reset": pick(0.0, None, -0.2, 0.3),
+            "surrogate": surrogate,
+            "detach_reset": draw(st.booleans()),
+            "noise_std": noise_std,
+            "noise_mode": pick("membrane", "threshold"),
+            "noise_seed": draw(st.integers(0, 2**64 - 1)),
+            "noise_step": pick(0, 0, 1, 3, 4, 6, 2**33 + 5),
+            "guard_margin": pick(0.0, 0.5, 0.2),
+        },
+        g_spikes=pick(None, lay(normal(steps, *shape), pick(*LAYOUTS)), normal(steps, *shape)),
+        g_v_final=pick(None, normal(*shape)),
+        g_penalty=pick(None, 3.0, -7.0),
+        layout=layout,
+    )
+
+
+def assert_agrees(case: Case, impl: str) -> None:
+    """Equal spikes, counters and penalty; state and gradients as close to fp64 as the specification in fp32 is."""
+    ours, spec, exact = case.run(impl), case.run("reference"), case.run_double()
+    out, expected = ours[0], spec[0]
+    assert torch.equal(out.spikes, expected.spikes)
+    assert out.spikes.stride() == torch.empty_like(case.x).stride() and out.spikes.dtype == case.x.dtype
+    assert out.neighbors == expected.neighbors and out.fired == expected.fired
+    assert out.neighbors.dtype == out.fired.dtype == torch.int64
+    assert torch.equal(out.penalty, expected.penalty) and out.penalty.dtype == torch.float32
+    assert torch.equal(out.v_final, expected.v_final) and out.v_final.dtype == torch.float32
+    for found, plain, true in zip(ours[1:], spec[1:], exact[1:], strict=True):
+        if found is not None and found.numel():
+            assert found.dtype == plain.dtype
+            assert_as_exact(found.double(), plain.double(), true.double())
+
+
+def assert_as_exact(found: Tensor, plain: Tensor, exact: Tensor) -> None:
+    """At most twice the error of plain torch, where its error is rounding (fp64 may fire at another step)."""
+    scale = exact.abs().max()
+    torch.testing.assert_close(found, plain, rtol=2**-6, atol=2**-10 * float(plain.abs().max()))
+    rounding = (plain - exact).abs() <= 2**-8 * exact.abs() + 1e-4 * scale
+    bound = 2 * torch.where(rounding, (plain - exact).abs(), 0).max() + 2**-22 * scale
+    error = torch.where(rounding, (found - exact).abs(), 0).max()
+    assert error <= bound, f"error {error:g} > {bound:g}"

@@ -1,0 +1,211 @@
+"""The door and the compiled engine against the specification."""
+
+import os
+
+import pytest
+import torch
+from cases import LAYOUTS, SURROGATES, Case, assert_agrees, cases, lay
+from hypothesis import given, settings
+
+import tgo_kernels as tgo
+
+EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "guard_margin": 0.5}
+
+
+@settings(max_examples=2000, deadline=None, derandomize=True, database=None)
+@given(cases())
+def test_native_agrees_with_the_specification(case):
+    assert_agrees(case, "native")
+
+
+@pytest.mark.parametrize("impl", ["native", "reference"])
+@pytest.mark.parametrize("v_reset", [0.0, None])
+def test_against_arithmetic_done_by_hand(impl, v_reset):
+    # decay 1/2, gain 1, threshold 1: h = 0.75, 1.125 (fires), then from 0 or 0.125: 0.25 or 0.3125.
+    x = torch.tensor([0.75, 0.75, 0.25])
+    out = tgo.lif(x, v_reset=v_reset, guard_margin=0.5, impl=impl)
+    assert out.spikes.tolist() == [0, 1, 0] and int(out.fired) == 1
+    assert float(out.v_final) == (0.25 if v_reset == 0.0 else 0.3125)
+    assert int(out.neighbors) == 2  # |h - 1| = 0.25, 0.125, and 0.75 or 0.6875
+    assert float(out.penalty) == pytest.approx((0.25 + 0.375) / 3)
+
+
+def test_gradient_against_arithmetic_done_by_hand():
+    # One step, no spike: dL/dx = gain * z(h - threshold).
+    x = torch.tensor([[0.5]], requires_grad=True)
+    tgo.lif(x, gain=0.5, surrogate=tgo.Triangle(1.0), impl="native").spikes.sum().backward()
+    assert float(x.grad) == pytest.approx(0.5 * (1 - 0.75))
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("v_reset", [0.0, None])
+def test_nan_and_inf_behave_as_in_the_specification(surrogate, v_reset):
+    x = torch.randn(9, 40)
+    x[2, 3], x[4, 5], x[5, 7], x[0, 11] = float("nan"), float("inf"), -float("inf"), float("nan")
+    constants = {"surrogate": surrogate, "v_reset": v_reset, **EVERYTHING, "noise_step": 0}
+    for noise_std in (0.0, 0.3):
+        case = Case(x, None, {**constants, "noise_std": noise_std}, torch.randn(9, 40), None, 1.0)
+        for found, expected in zip(_flat(case.run("native")), _flat(case.run("reference")), strict=True):
+            torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-5, atol=1e-6)
+        assert case.run("native")[0].penalty.isnan()
+
+
+def _flat(run):
+    out, *grads = run
+    return [*out, *(g for g in grads if g is not None)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_same_bits_on_every_run_layout_and_thread_count(dtype):
+    x = torch.randn(9, 4, 24, 11, 13).to(dtype)
+    grad = torch.randn_like(x)
+    results = []
+    for threads, layout in ((2, "contiguous"), (2, "contiguous"), (1, "contiguous"), *((2, name) for name in LAYOUTS[:5])):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        case = Case(lay(x, layout), None, {**EVERYTHING, "noise_step": 0}, lay(grad, layout), None, 1.0)
+        out, g_x, _ = case.run("native")
+        torch.set_num_threads(before)
+        results.append([*out, g_x])
+    for result in results[1:]:
+        for a, b in zip(results[0], result, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("steps", [4, 8, 9, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_saved_for_backward(steps, dtype):
+    neurons, saved = 1000, []
+    x = torch.randn(steps, neurons).to(dtype).requires_grad_()
+    v_init = torch.zeros(neurons, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        tgo.lif(x, v_init, **EVERYTHING)
+    checkpoints = (steps - 1) // 8 * neurons * 4
+    assert sum(t.nbytes for t in saved) == x.nbytes + v_init.nbytes + 8 + checkpoints
+    assert saved[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("split", [1, 2, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("impl", ["native", "reference"])
+def test_two_chunks_equal_the_whole(split, impl):
+    x = torch.randn(13, 50, requires_grad=True)
+    whole = tgo.lif(x, impl=impl, **EVERYTHING)
+    first = tgo.lif(x[:split], impl=impl, **EVERYTHING)
+    second = tgo.lif(x[split:], first.v_final, noise_step=split, impl=impl, **EVERYTHING)
+    spikes = torch.cat([first.spikes, second.spikes])
+    assert torch.equal(spikes, whole.spikes) and torch.equal(second.v_final, whole.v_final)
+    grad = torch.randn(13, 50)
+    (g_whole,) = torch.autograd.grad(whole.spikes, x, grad)
+    (g_chunks,) = torch.autograd.grad(spikes, x, grad)
+    torch.testing.assert_close(g_chunks, g_whole)
+
+
+def test_thousands_of_steps():
+    case = Case(torch.randn(4099, 5), None, {**EVERYTHING, "noise_step": 2}, torch.randn(4099, 5), None, 1.0)
+    assert_agrees(case, "native")
+
+
+def test_noise_seed_comes_from_torchs_generator():
+    x = torch.randn(4, 1000)
+    draw = lambda: tgo.lif(x, noise_std=0.5).spikes  # noqa: E731
+    torch.manual_seed(1)
+    first, second = draw(), draw()
+    torch.manual_seed(1)
+    assert torch.equal(first, draw()) and not torch.equal(first, second)
+    seed = torch.tensor(5)
+    assert torch.equal(tgo.lif(x, noise_std=0.5, noise_seed=5).spikes, tgo.lif(x, noise_std=0.5, noise_seed=seed).spikes)
+
+
+@pytest.mark.parametrize("mode", ["membrane", "threshold"])
+def test_firing_rate_is_phi(mode):
+    for h in (0.5, 0.9, 1.0, 1.3):
+        out = tgo.lif(torch.full((1, 200_000), h), noise_std=0.4, noise_mode=mode, noise_seed=3)
+        expected = torch.special.ndtr(torch.tensor((h - 1.0) / 0.4))
+        assert float(out.fired) / 200_000 == pytest.approx(float(expected), abs=0.005)
+
+
+def test_inputs_are_not_written_to():
+    x, v_init = torch.randn(9, 30, requires_grad=True), torch.randn(30, requires_grad=True)
+    before = x.detach().clone(), v_init.detach().clone()
+    grad = torch.randn(9, 30)
+    kept = grad.clone()
+    tgo.lif(x, v_init, **EVERYTHING).spikes.backward(grad)
+    assert torch.equal(x, before[0]) and torch.equal(v_init, before[1]) and torch.equal(grad, kept)
+
+
+def test_second_backward_and_second_derivative_raise():
+    x = torch.randn(4, 10, requires_grad=True)
+    loss = tgo.lif(x).spikes.sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        (gradient.sum() + x.sum()).backward()
+    loss = tgo.lif(x).spikes.sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+@pytest.mark.skipif(
+    os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 16e9, reason="needs 16 GB of free memory"
+)
+def test_more_than_2_31_elements():
+    neurons = 2**30 + 17
+    x = torch.zeros(2, neurons, dtype=torch.bfloat16)
+    x[0, -1] = x[1, -3] = x[1, 5] = 3.0
+    out = tgo.lif(x)
+    assert int(out.fired) == 3 and out.spikes[0, -1] == out.spikes[1, -3] == out.spikes[1, 5] == 1
+
+
+BAD = {
+    "x=list": (lambda: tgo.lif([1.0]), TypeError, "x must be a torch.Tensor"),
+    "x=int": (lambda: tgo.lif(torch.ones(2, 3, dtype=torch.int64)), TypeError, "x must be float32.*int64"),
+    "x=double": (lambda: tgo.lif(torch.ones(2, 3).double()), TypeError, "float64"),
+    "x=scalar": (lambda: tgo.lif(torch.tensor(1.0)), ValueError, "time axis"),
+    "x=T0": (lambda: tgo.lif(torch.ones(0, 3)), ValueError, "at least one time step"),
+    "x=sparse": (lambda: tgo.lif(torch.ones(2, 3).to_sparse()), TypeError, "dense"),
+    "v_init=shape": (lambda: tgo.lif(torch.ones(2, 3), torch.ones(4)), ValueError, r"v_init must have shape \(3,\)"),
+    "v_init=dtype": (lambda: tgo.lif(torch.ones(2, 3), torch.ones(3).half()), TypeError, "v_init must be float32"),
+    "v_init=device": (lambda: tgo.lif(torch.ones(2, 3), torch.ones(3, device="meta")), ValueError, "v_init must be on"),
+    "v_init=float": (lambda: tgo.lif(torch.ones(2, 3), 0.0), TypeError, "v_init must be a torch.Tensor"),
+    "decay=nan": (lambda: tgo.lif(torch.ones(2, 3), decay=float("nan")), ValueError, "decay must be finite"),
+    "decay<0": (lambda: tgo.lif(torch.ones(2, 3), decay=-0.1), ValueError, "decay must be finite and >= 0, got -0.1"),
+    "gain=str": (lambda: tgo.lif(torch.ones(2, 3), gain="1"), TypeError, "gain must be a Python float, got str"),
+    "gain=huge": (lambda: tgo.lif(torch.ones(2, 3), gain=1e39), ValueError, "gain must be finite"),
+    "v_threshold=inf": (lambda: tgo.lif(torch.ones(2, 3), v_threshold=float("inf")), ValueError, "v_threshold"),
+    "v_reset=nan": (lambda: tgo.lif(torch.ones(2, 3), v_reset=float("nan")), ValueError, "v_reset"),
+    "noise_std<0": (lambda: tgo.lif(torch.ones(2, 3), noise_std=-1.0), ValueError, "noise_std"),
+    "guard_margin<0": (lambda: tgo.lif(torch.ones(2, 3), guard_margin=-1.0), ValueError, "guard_margin"),
+    "surrogate": (lambda: tgo.lif(torch.ones(2, 3), surrogate="atan"), TypeError, "surrogate must be"),
+    "surrogate alpha": (lambda: tgo.lif(torch.ones(2, 3), surrogate=tgo.ATan(0.0)), ValueError, "alpha"),
+    "NoisePDF": (lambda: tgo.lif(torch.ones(2, 3), surrogate=tgo.NoisePDF()), ValueError, "noise_std > 0"),
+    "noise_mode": (lambda: tgo.lif(torch.ones(2, 3), noise_mode="both"), ValueError, "noise_mode must be"),
+    "detach_reset": (lambda: tgo.lif(torch.ones(2, 3), detach_reset=1), TypeError, "detach_reset must be a bool"),
+    "seed=float": (lambda: tgo.lif(torch.ones(2, 3), noise_std=1.0, noise_seed=1.5), TypeError, "noise_seed"),
+    "seed=big": (lambda: tgo.lif(torch.ones(2, 3), noise_std=1.0, noise_seed=2**64), ValueError, "64 bits"),
+    "seed=int32": (
+        lambda: tgo.lif(torch.ones(2, 3), noise_std=1.0, noise_seed=torch.ones((), dtype=torch.int32)),
+        TypeError,
+        "noise_seed must be one int64",
+    ),
+    "noise_step<0": (lambda: tgo.lif(torch.ones(2, 3), noise_step=-1), ValueError, "noise_step"),
+    "noise_step=float": (lambda: tgo.lif(torch.ones(2, 3), noise_step=1.0), TypeError, "noise_step"),
+    "noise_step=big": (lambda: tgo.lif(torch.ones(2, 3), noise_step=2**34 - 1), ValueError, "2\\^34"),
+    "impl": (lambda: tgo.lif(torch.ones(2, 3), impl="cuda"), ValueError, "impl must be"),
+    "impl=triton": (lambda: tgo.lif(torch.ones(2, 3), impl="triton"), RuntimeError, "TRITON_INTERPRET"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("impl", ["native", "reference"])
+def test_no_neurons(impl):
+    x = torch.empty(4, 0, 3, requires_grad=True)
+    out = tgo.lif(x, impl=impl, **EVERYTHING)
+    assert out.spikes.shape == (4, 0, 3) and out.v_final.shape == (0, 3)
+    assert out.penalty.item() == 0 and int(out.fired) == 0 and int(out.neighbors) == 0
+    out.spikes.sum().backward()
+    assert x.grad.shape == x.shape

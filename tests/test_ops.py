@@ -1,0 +1,127 @@
+"""The operators as torch sees them: opcheck, torch.compile, and which engine serves a call."""
+
+import warnings
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import tgo_kernels as tgo
+from tgo_kernels import native, ops
+
+NEURONS = (
+    tgo.Neuron(),
+    tgo.Neuron(noise_std=0.2, guard_margin=0.3, v_reset=None, surrogate=tgo.NoisePDF()),
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize("steps", [3, 20])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced"])
+def test_opcheck(neuron, steps, layout):
+    x = torch.randn(steps, 6, 5)
+    x = {"contiguous": x, "transposed": x.transpose(1, 2), "sliced": x[:, ::2]}[layout]
+    v_init, seed = torch.randn(x.shape[1:]), torch.tensor(3)
+    forward, backward = ops.operators("native")
+    for checkpoint_every in (0, 8):
+        torch.library.opcheck(forward, (x, v_init, seed, 5, checkpoint_every, *neuron.scalars))
+    checkpoints = forward(x, v_init, seed, 5, 8, *neuron.scalars)[-1]
+    for grads in ((x, None, None, False), (None, v_init, torch.tensor(1.0), True)):
+        torch.library.opcheck(backward, (x, v_init, seed, 5, 8, checkpoints, *grads, *neuron.scalars))
+
+
+def model(**extras):
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 32), tgo.LIF(**extras), torch.nn.Linear(32, 32), tgo.LIF(v_reset=None, **extras)
+    )
+
+
+@pytest.mark.parametrize("extras", [{}, {"noise_std": 0.3, "guard_margin": 0.4}], ids=["plain", "noise and guard"])
+@pytest.mark.parametrize("steps", [4, 12])
+def test_compiled_model_equals_eager(extras, steps):
+    net = model(**extras)
+    compiled = torch.compile(net, fullgraph=True)
+    x = torch.randn(steps, 9, 6)
+    results = []
+    with torch._inductor.config.patch(fallback_random=True):  # the same draws of the seeds as eager
+        for run in (net, compiled):
+            net.zero_grad()
+            torch.manual_seed(5)
+            spikes = run(x)
+            loss = (spikes * torch.linspace(-1, 1, 32)).sum()
+            if extras:
+                loss = loss + tgo.guard_penalty(net)
+            loss.backward()
+            results.append([spikes.detach(), *(p.grad.clone() for p in net.parameters())])
+    assert torch.equal(results[0][0], results[1][0])
+    for eager, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, eager)
+
+
+def test_compiled_lif_is_one_graph():
+    counter = CompileCounterWithBackend("aot_eager")
+    call = torch.compile(
+        lambda x, v: tgo.lif(x, v, noise_std=0.2, noise_seed=5, guard_margin=0.1), backend=counter, fullgraph=True
+    )
+    x, v = torch.randn(4, 7), torch.zeros(7)
+    found, expected = call(x, v), tgo.lif(x, v, noise_std=0.2, noise_seed=5, guard_margin=0.1)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+    assert counter.frame_count == 1
+
+
+def test_dynamic_shapes_do_not_recompile():
+    net, counter = model(guard_margin=0.4), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(net, backend=counter, fullgraph=True, dynamic=True)
+    for steps, batch in ((4, 3), (5, 3), (6, 7), (8, 7), (17, 9), (40, 2)):
+        x = torch.randn(steps, batch, 6)
+        spikes = compiled(x)
+        assert torch.equal(spikes, net(x))
+        spikes.sum().backward()
+    assert counter.frame_count == 1
+
+
+def test_channels_last_keeps_its_strides_under_compile():
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1).to(memory_format=torch.channels_last)
+    layer = tgo.LIF()
+
+    def net(x):
+        return layer(conv(x).unflatten(0, (4, 2)))
+
+    x = torch.randn(8, 3, 10, 10).to(memory_format=torch.channels_last)
+    compiled = torch.compile(net, fullgraph=True)(x)
+    assert torch.equal(compiled, net(x)) and compiled[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_available_and_explained():
+    assert tgo.available_impls("cpu")[0] == "native" and tgo.available_impls("cpu")[-1] == "reference"
+    text = tgo.explain_impl(torch.ones(2))
+    assert "'native'" in text and "reference: available" in text and "TRITON_INTERPRET" in text
+    assert tgo.available_impls("cuda")[-1] == "reference"
+
+
+def test_settling_for_less_warns_once(monkeypatch):
+    monkeypatch.setattr(native, "ERROR", "the compiled extension was not built")
+    ops._best.cache_clear()
+    with pytest.warns(UserWarning, match=r"settles for impl='reference'.*not built.*pip install"):
+        tgo.lif(torch.ones(2, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tgo.lif(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="impl='native' cannot serve"):
+        tgo.lif(torch.ones(2, 3), impl="native")
+    ops._best.cache_clear()
+
+
+def test_operators_refuse_what_the_door_would_not_pass():
+    forward, _ = ops.operators("native")
+    with pytest.raises(RuntimeError, match="seed"):
+        forward(torch.ones(2, 3), None, None, 0, 8, *tgo.Neuron(noise_std=0.1).scalars)
+    with pytest.raises(RuntimeError, match="checkpoint_every"):
+        forward(torch.ones(2, 3), None, None, 0, 9, *tgo.Neuron().scalars)
