@@ -108,7 +108,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lif_fwd(Tensor any_x,
   Tensor penalty = scalar(x, ScalarType::Float);
   Tensor neighbors = scalar(x, ScalarType::Long), fired = scalar(x, ScalarType::Long);
   const int64_t saved = checkpoint_every ? (layout.steps - 1) / checkpoint_every : 0;
-  Tensor checkpoints = torch::stable::new_empty(x, {saved, layout.neurons}, ScalarType::Float);
+  Tensor checkpoints = torch::stable::new_empty(x, {saved * layout.neurons}, ScalarType::Float);
 
   float* state = v.mutable_data_ptr<float>();
   if (v_init)

@@ -29,7 +29,7 @@ def philox_numpy(counter, key, bits, multipliers, increments):
 def test_random_bits_against_numpys_philox():
     # numpy has the 64-bit member of the family. It pins the recurrence, which then pins our 32-bit words.
     counter, key = [3, 2**63 + 5, 7, 11], [2**64 - 59, 12345]
-    generator = np.random.Philox(counter=counter, key=key)
+    generator = np.random.Philox(counter=np.array(counter, np.uint64), key=np.array(key, np.uint64))
     multipliers, increments = (0xD2E7470EE14C6C93, 0xCA5A826395121157), (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
     successor = [counter[0] + 1, *counter[1:]]  # numpy counts before it draws
     expected = philox_numpy(successor, key, 64, multipliers, increments)

@@ -24,7 +24,7 @@ _SCALARS = (
     "float noise_std, bool noise_in_membrane, float guard_margin, "
     "int curve, float curve_height, float curve_scale, bool surrogate_at_h, bool detach_reset"
 )
-# checkpoints: [(T-1) // checkpoint_every, N] fp32, the state after each checkpoint_every steps; no rows for 0.
+# checkpoints: (T-1) // checkpoint_every rows of N fp32, the state after each checkpoint_every steps; none for 0.
 _FORWARD = (
     f"(Tensor x, Tensor? v_init, Tensor? seed, int noise_step, int checkpoint_every, {_SCALARS})"
     " -> (Tensor spikes, Tensor v_final, Tensor penalty, Tensor neighbors, Tensor fired, Tensor checkpoints)"
@@ -50,7 +50,7 @@ def _lif_fwd_fake(
     state = torch.empty_like(x[0], dtype=torch.float32)
     count = x.new_empty((), dtype=torch.int64)
     penalty = x.new_empty((), dtype=torch.float32)
-    checkpoints = x.new_empty((rows, x[0].numel()), dtype=torch.float32)
+    checkpoints = x.new_empty(rows * x[0].numel(), dtype=torch.float32)
     return torch.empty_like(x), state, penalty, count, torch.empty_like(count), checkpoints
 
 

@@ -186,6 +186,12 @@ def lif_fwd_kernel(
 
 
 @triton.jit
+def note(pulls, distance, guard_margin, BIT: tl.constexpr):
+    pull = tl.where(distance > 0, BIT, tl.where(distance < 0, 2 * BIT, 0))
+    return pulls + tl.where(tl.abs(distance) < guard_margin, pull, 0)
+
+
+@triton.jit
 def two_steps(
     v,
     c,
@@ -214,25 +220,30 @@ def two_steps(
     if NOISE != 0:
         xi0, xi1, c, d = two_normals(seed_ptr, beside(low, v), high, step, renew, c, d)
         xi = (xi0, xi1)
-    x = load_two(x_ptr, first, begin, end, inner, inside)
-    hs = ()
-    us = ()
-    for i in tl.static_range(2):
-        h = v
-        u = v
-        if (first + i >= begin) & (first + i < end):
-            h = charge(v, x[i], decay, gain, leak_bias)
-            u = h
+    h0 = v
+    u0 = v
+    h1 = v
+    u1 = v
+    if (first + 1 >= begin) & (first < end):
+        x = load_two(x_ptr, first, begin, end, inner, inside)
+        if first >= begin:
+            h0 = charge(v, x[0], decay, gain, leak_bias)
+            u0 = h0
             if NOISE != 0:
-                u = h + noise_std * xi[i]
-            v = reset(u >= v_threshold, h if NOISE == THRESHOLD else u, v_threshold, v_rest, SOFT)
+                u0 = h0 + noise_std * xi[0]
+            v = reset(u0 >= v_threshold, h0 if NOISE == THRESHOLD else u0, v_threshold, v_rest, SOFT)
             if GUARD:
-                distance = h - v_threshold
-                above: tl.constexpr = 1 << (4 * SECOND + 2 * i)
-                pull = tl.where(distance > 0, above, tl.where(distance < 0, 2 * above, 0))
-                pulls += tl.where(tl.abs(distance) < guard_margin, pull, 0)
-        hs = hs + (h,)
-        us = us + (u,)
+                pulls = note(pulls, h0 - v_threshold, guard_margin, 1 << (4 * SECOND))
+        if first + 1 < end:
+            h1 = charge(v, x[1], decay, gain, leak_bias)
+            u1 = h1
+            if NOISE != 0:
+                u1 = h1 + noise_std * xi[1]
+            v = reset(u1 >= v_threshold, h1 if NOISE == THRESHOLD else u1, v_threshold, v_rest, SOFT)
+            if GUARD:
+                pulls = note(pulls, h1 - v_threshold, guard_margin, 4 << (4 * SECOND))
+    hs = (h0, h1)
+    us = (u0, u1)
     return v, c, d, pulls, hs, us
 
 

@@ -80,7 +80,7 @@ def two_normals(seed_ptr, low, high, step, renew, c, d):
     if renew:
         w0, w1, c, d = philox(tl.load(seed_ptr), low, high, step // 4)
         a, b = tl.where(step % 4 == 0, w0, c), tl.where(step % 4 == 0, w1, d)
-    z0, z1 = box_muller_by_quarters(a, b)
+    z0, z1 = box_muller(a, b)
     return z0, z1, c, d
 
 
@@ -95,30 +95,6 @@ def philox(seed, c0, c1, block):
         c2, c3 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1, p0.to(tl.uint32)
         k0, k1 = k0 + KEY_INCREMENT_0, k1 + KEY_INCREMENT_1
     return c0, c1, c2, c3
-
-
-@triton.jit
-def box_muller_by_quarters(a, b):
-    a0, a1, a2, a3 = quarters(a)
-    b0, b1, b2, b3 = quarters(b)
-    y0, z0 = box_muller(a0, b0)
-    y1, z1 = box_muller(a1, b1)
-    y2, z2 = box_muller(a2, b2)
-    y3, z3 = box_muller(a3, b3)
-    return whole(y0, y1, y2, y3), whole(z0, z1, z2, z3)
-
-
-@triton.jit
-def quarters(x):
-    even, odd = tl.split(tl.reshape(x, (x.shape[0] // 4, 2, 2)))
-    x0, x2 = tl.split(even)
-    x1, x3 = tl.split(odd)
-    return x0, x1, x2, x3
-
-
-@triton.jit
-def whole(x0, x1, x2, x3):
-    return tl.reshape(tl.join(tl.join(x0, x2), tl.join(x1, x3)), (4 * x0.shape[0],))
 
 
 @triton.jit

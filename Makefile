@@ -1,0 +1,46 @@
+# make demo   train a plain and a guarded spiking network on real images, and attack both (DATA=full: all of Fashion-MNIST)
+# make test   everything that is checked on every change
+# make bench  speed against the same neuron composed in torch
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+DATA ?= subset
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test bench lint clean
+.DEFAULT_GOAL := test
+
+# Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
+# parts of them that are used here need.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
+	TGO_KERNELS_NATIVE=1 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps spikingjelly==2.0.0 snntorch==1.0.0 torchattacks==3.5.1
+	touch $@
+
+# The compiled engine, again where its sources changed.
+$(VENV)/built: $(VENV)/installed setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
+	TGO_KERNELS_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python -m tgo_kernels info
+	touch $@
+
+demo: $(VENV)/built
+	$(BIN)/python -m benchmarks.robustness.demo --data $(DATA)
+
+test: $(VENV)/built lint
+	$(BIN)/python -m pytest --ignore=tests/test_triton.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
+
+bench: $(VENV)/built
+	$(BIN)/python -m benchmarks.run
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info tgo_kernels/*.so
