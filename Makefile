@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
-	TGO_KERNELS_NATIVE=1 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	TGO_KERNELS_NATIVE=0 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps spikingjelly==2.0.0 snntorch==1.0.0 torchattacks==3.5.1
 	touch $@
 

@@ -17,15 +17,22 @@ from setuptools import Extension, setup
 def torch_directory() -> Path | None:
     places = [*sys.path, sysconfig.get_path("platlib")]
     if "VIRTUAL_ENV" in os.environ:
-        scheme = {"base": os.environ["VIRTUAL_ENV"], "platbase": os.environ["VIRTUAL_ENV"]}
-        places.append(sysconfig.get_path("platlib", scheme="venv" if sys.version_info >= (3, 11) else None, vars=scheme))
+        base = {"base": os.environ["VIRTUAL_ENV"], "platbase": os.environ["VIRTUAL_ENV"]}
+        places.append(sysconfig.get_path("platlib", scheme="nt" if os.name == "nt" else "posix_prefix", vars=base))
     spec = PathFinder.find_spec("torch", places)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
+NATIVE = os.environ.get("TGO_KERNELS_NATIVE", "auto")  # 1: a failure to build is an error; 0: do not build
+
+
 def extensions() -> list[Extension]:
     torch = torch_directory()
+    if NATIVE == "0":
+        return []
     if torch is None:
+        if NATIVE == "1":
+            raise SystemExit("tgo_kernels: TGO_KERNELS_NATIVE=1 needs torch >= 2.10 installed first")
         print("tgo_kernels: torch is not installed, so the compiled engine is not built", file=sys.stderr)
         return []
     include = torch / "include"
@@ -47,7 +54,7 @@ def extensions() -> list[Extension]:
                 "-Wno-psabi",
             ],
             py_limited_api=True,
-            optional=os.environ.get("TGO_KERNELS_NATIVE", "auto") != "1",
+            optional=NATIVE != "1",
         )
     ]
 

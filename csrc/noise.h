@@ -7,23 +7,24 @@ namespace tgo {
 
 constexpr int kStepsPerBlock = 4;
 
-// The 64-bit product of a lane's low half.
-struct MultiplyWide {
-  TGO_HD uint64_t operator()(uint64_t word, uint32_t by) const { return uint64_t(uint32_t(word)) * by; }
+// What Philox needs of a 64-bit lane: the product of its low half, and three-way exclusive or.
+struct ScalarLanes {
+  static TGO_HD uint64_t multiply(uint64_t word, uint32_t by) { return uint64_t(uint32_t(word)) * by; }
+  static TGO_HD uint64_t exclusive_or(uint64_t a, uint64_t b, uint64_t c) { return a ^ b ^ c; }
 };
 
 // Four words at counter (neuron low, neuron high, block, 0), each in the low half of its 64-bit lane; the high halves
-// are left unspecified. Lane is uint64_t, or a vector of them with its own Multiply.
-template <class Multiply, class Lane>
+// are left unspecified. Lane is uint64_t, or a vector of them, with the operations Op.
+template <class Op, class Lane>
 TGO_HD void philox(uint64_t seed, Lane neuron, uint32_t block, Lane words[4]) {
-  const Multiply multiply_wide;
-  Lane c0 = neuron, c1 = neuron >> 32, c2 = (neuron ^ neuron) + uint64_t(block), c3 = neuron ^ neuron;
+  const Lane zero = neuron ^ neuron;
+  Lane c0 = neuron, c1 = neuron >> 32, c2 = zero + uint64_t(block), c3 = zero;
   uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    const Lane p0 = multiply_wide(c0, 0xD2511F53u), p1 = multiply_wide(c2, 0xCD9E8D57u);
-    c0 = (p1 >> 32) ^ c1 ^ uint64_t(k0);
+    const Lane p0 = Op::multiply(c0, 0xD2511F53u), p1 = Op::multiply(c2, 0xCD9E8D57u);
+    c0 = Op::exclusive_or(p1 >> 32, c1, zero + uint64_t(k0));
     c1 = p1;
-    c2 = (p0 >> 32) ^ c3 ^ uint64_t(k1);
+    c2 = Op::exclusive_or(p0 >> 32, c3, zero + uint64_t(k1));
     c3 = p0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;

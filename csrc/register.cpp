@@ -88,6 +88,7 @@ struct Call {
   }
 
   RowIO rows(const Tensor& t) const { return RowIO(t.data_ptr(), storage_of(t), layout, kernels); }
+  RowIO output(const Tensor& t) const { return RowIO(t.data_ptr(), storage_of(t), layout, kernels, true); }
 };
 
 #define TGO_SCALAR_PARAMETERS                                                                                    \
@@ -117,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lif_fwd(Tensor any_x,
     std::fill(state, state + layout.neurons, options.neuron.v_rest);
   tgo::cpu::Totals totals;
   if (layout.neurons)
-    totals = tgo::cpu::forward(options, layout, kernels, call.rows(x), call.rows(spikes), state,
+    totals = tgo::cpu::forward(options, layout, kernels, call.rows(x), call.output(spikes), state,
                                saved ? checkpoints.mutable_data_ptr<float>() : nullptr);
   *penalty.mutable_data_ptr<float>() = float(layout.neurons ? totals.penalty / double(x.numel()) : 0.);
   *neighbors.mutable_data_ptr<int64_t>() = totals.neighbors;
@@ -143,7 +144,7 @@ std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, Optional
     const Tensor start = v_init ? matched(*v_init, empty_state(x)) : checkpoints;
     const float* saved = checkpoints.numel() ? checkpoints.const_data_ptr<float>() : nullptr;
     tgo::cpu::backward(options, layout, kernels, call.rows(x),
-                       g_spikes ? call.rows(g_s) : RowIO(nullptr, Storage::kFloat, layout, kernels), call.rows(g_x),
+                       g_spikes ? call.rows(g_s) : RowIO(nullptr, Storage::kFloat, layout, kernels), call.output(g_x),
                        v_init ? start.const_data_ptr<float>() : nullptr, saved, k,
                        g_v.numel() ? g_v.mutable_data_ptr<float>() : nullptr);
   }

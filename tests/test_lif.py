@@ -60,7 +60,8 @@ def test_the_same_bits_on_every_run_layout_and_thread_count(dtype):
     x = torch.randn(9, 4, 24, 11, 13).to(dtype)
     grad = torch.randn_like(x)
     results = []
-    for threads, layout in ((2, "contiguous"), (2, "contiguous"), (1, "contiguous"), *((2, name) for name in LAYOUTS[:5])):
+    runs = [(2, "contiguous"), (1, "contiguous"), *((2, layout) for layout in LAYOUTS[:5])]
+    for threads, layout in runs:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         case = Case(lay(x, layout), None, {**EVERYTHING, "noise_step": 0}, lay(grad, layout), None, 1.0)
@@ -112,8 +113,8 @@ def test_noise_seed_comes_from_torchs_generator():
     first, second = draw(), draw()
     torch.manual_seed(1)
     assert torch.equal(first, draw()) and not torch.equal(first, second)
-    seed = torch.tensor(5)
-    assert torch.equal(tgo.lif(x, noise_std=0.5, noise_seed=5).spikes, tgo.lif(x, noise_std=0.5, noise_seed=seed).spikes)
+    by_int, by_tensor = (tgo.lif(x, noise_std=0.5, noise_seed=seed) for seed in (5, torch.tensor(5)))
+    assert torch.equal(by_int.spikes, by_tensor.spikes)
 
 
 @pytest.mark.parametrize("mode", ["membrane", "threshold"])

@@ -37,9 +37,7 @@ def test_random_bits_against_numpys_philox():
 
     for neuron, seed, block in ((0, 0, 0), (5, 42, 1), (2**32 + 9, 2**64 - 1, 2**32 - 1), (2**33 + 1, 1 << 40, 77)):
         counter = (neuron & 0xFFFFFFFF, neuron >> 32, block, 0)
-        expected = philox_numpy(
-            counter, (seed & 0xFFFFFFFF, seed >> 32), 32, noise.MULTIPLIERS, noise.KEY_INCREMENTS
-        )
+        expected = philox_numpy(counter, (seed & 0xFFFFFFFF, seed >> 32), 32, noise.MULTIPLIERS, noise.KEY_INCREMENTS)
         words = noise.philox(noise.as_seed(seed, torch.device("cpu")), torch.tensor([neuron]), block)
         assert tuple(int(word) for word in words) == expected
 

@@ -17,11 +17,9 @@ def info() -> str:
         f"compiled extension: {native.description()}",
     ]
     devices = [torch.device("cpu")]
-    if torch.accelerator.is_available():
-        devices += [
-            torch.device(torch.accelerator.current_accelerator().type, index)
-            for index in range(torch.accelerator.device_count())
-        ]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator:
+        devices += [torch.device(accelerator.type, index) for index in range(torch.accelerator.device_count())]
     for device in devices:
         lines.append(f"\n{device}: {_device_name(device)}")
         available = ops.available_impls(device)

@@ -26,9 +26,9 @@ def lif(
     guard_margin: float = 0.0,
     impl: str = "auto",
 ) -> LIFOutput:
-    r"""Leaky integrate-and-fire neurons over all time steps, with noisy firing and the membrane-distance penalty, in one pass.
+    """Leaky integrate-and-fire over all time steps, with noisy firing and the membrane-distance penalty, in one pass.
 
-    For every neuron, in fp32 whatever the dtype of ``x``, with ``leak_bias = (1 - decay) v_reset`` (0 under soft reset)::
+    For every neuron, in fp32 whatever the dtype of ``x``; ``leak_bias = (1 - decay) v_reset``, 0 under soft reset::
 
         h[t] = decay v[t-1] + gain x[t] + leak_bias
         u[t] = h[t] + noise_std xi[t]                      xi ~ N(0, 1), see tgo_kernels.noise
@@ -38,8 +38,8 @@ def lif(
         penalty = 1/(T N) sum_{t,n} max(0, guard_margin - |h[t,n] - v_threshold|)
 
     where ``w`` is ``u`` (``noise_mode="membrane"``) or ``h`` (``"threshold"``: the noise only decides the spike).
-    Penalty: TGO (arXiv 2602.20548), eq. 12. Taking it at ``h``, counting N over the batch, and offering both noise modes
-    are our decisions; noise in the membrane is that of Ma, Yan and Tang (arXiv 2305.16044).
+    Penalty: TGO (arXiv 2602.20548), eq. 12. Taking it at ``h``, counting N over the batch, and offering both noise
+    modes are our decisions; noise in the membrane is that of Ma, Yan and Tang (arXiv 2305.16044).
 
     Args:
         x: input current, [T, *] with T >= 1; fp32, fp16 or bf16; any strides. A dense layout (channels-last, transposed
@@ -103,10 +103,11 @@ class _LIF(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        found = _backward(ctx, *grads)
+        gradients = _backward(ctx, *grads)
         if torch.is_grad_enabled():  # create_graph=True: the gradient depends on x even where grads are constants
-            found = [None if g is None else _Once.apply(g, ctx.saved_tensors[0]) for g in found]
-        return *found, None, None, None, None
+            x = ctx.saved_tensors[0]
+            gradients = tuple(None if g is None else _Once.apply(g, x) for g in gradients)
+        return *gradients, None, None, None, None
 
 
 @once_differentiable
@@ -114,9 +115,9 @@ def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):
     x, v_init, seed, checkpoints = ctx.saved_tensors
     _, backward = ops.operators(ctx.engine)
     need_g_v_init = ctx.needs_input_grad[1]
-    grads = g_spikes, g_v_final, g_penalty, need_g_v_init
-    saved = x, v_init, seed, ctx.noise_step, ops.CHECKPOINT_EVERY, checkpoints
-    g_x, g_v_init = backward(*saved, *grads, *ctx.neuron.scalars)
+    saved = (x, v_init, seed, ctx.noise_step, ops.CHECKPOINT_EVERY, checkpoints)
+    incoming = (g_spikes, g_v_final, g_penalty, need_g_v_init)
+    g_x, g_v_init = backward(*saved, *incoming, *ctx.neuron.scalars)
     return g_x, g_v_init if need_g_v_init else None
 
 
@@ -133,4 +134,6 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        raise RuntimeError("tgo_kernels.lif is differentiable once; its gradient has no derivative (once_differentiable)")
+        raise RuntimeError(
+            "tgo_kernels.lif is differentiable once; its gradient has no derivative (once_differentiable)"
+        )

@@ -22,12 +22,12 @@ def guard_penalty(model: nn.Module) -> Tensor:
     guarded = {name: layer for name, layer in _layers(model).items() if layer.neuron.guard_margin > 0}
     if not guarded:
         raise ValueError("guard_penalty needs a model with LIF layers of guard_margin > 0; this one has none")
-    penalties = []
+    penalties: list[Tensor] = []
     for name, layer in guarded.items():
         if layer.penalty is None:
             raise RuntimeError(f"LIF layer {name!r} has not run yet: call the model before guard_penalty(model)")
-        penalties.append(layer.penalty.to(penalties[0].device) if penalties else layer.penalty)
-    return torch.stack(penalties).sum()
+        penalties.append(layer.penalty)
+    return torch.stack([penalty.to(penalties[0].device) for penalty in penalties]).sum()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -97,7 +96,7 @@ class Neuron:
 
 
 def check_number(name: str, value: object, minimum: float = 0.0) -> None:
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
     if not (math.isfinite(value) and minimum <= value <= FLOAT32_MAX):
         raise ValueError(f"{name} must be finite and >= {minimum:g}, got {value}")

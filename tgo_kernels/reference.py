@@ -27,10 +27,8 @@ def lif(
     guard_margin: float = 0.0,
     impl: str = "reference",
 ) -> LIFOutput:
-    """:func:`tgo_kernels.lif` in plain torch; the same arguments, results and errors. ``impl`` is accepted and unused."""
-    neuron = Neuron(
-        decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin
-    )
+    """:func:`tgo_kernels.lif` in plain torch: the same arguments, results and errors. ``impl`` is not used."""
+    neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
     check_tensors(x, v_init)
     noise.check_step(noise_step, x.shape[0])
     seed = None
@@ -49,8 +47,8 @@ def run(x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, 
     if neuron.guard_margin > 0 and x.numel() > 0:
         distance = [(h_t - neuron.v_threshold).abs() for h_t in h]
         # A sum in fp64 of such fp32 terms is exact (up to 2^28 of them), so that its order does not matter.
-        total = sum(torch.relu(neuron.guard_margin - d).sum(dtype=torch.float64) for d in distance)
-        penalty = (total / x.numel()).float()
+        totals = [torch.relu(neuron.guard_margin - d).sum(dtype=torch.float64) for d in distance]
+        penalty = (torch.stack(totals).sum() / x.numel()).float()
         with torch.no_grad():
             neighbors = torch.stack([(d < neuron.guard_margin).sum() for d in distance]).sum()
     spikes = torch.stack(s).to(x.dtype)

@@ -9,7 +9,6 @@ Rectangle are those of the robust-SNN code line.
 import math
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -69,7 +68,7 @@ class Surrogate:
         for parameter in fields(self):
             value = getattr(self, parameter.name)
             what = f"{type(self).__name__}({parameter.name}=...)"
-            if not isinstance(value, Real) or isinstance(value, bool):
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
                 raise TypeError(f"{what} must be a float, got {type(value).__name__}")
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{what} must be finite and > 0, got {value}")
@@ -184,7 +183,7 @@ class Erf(Surrogate):
 
 @dataclass(frozen=True)
 class NoisePDF(Surrogate):
-    """``phi(d/std)/std`` at the noise-free potential, ``d = h - v_threshold``: the derivative of the firing probability.
+    """``phi(d/std)/std`` at the noise-free ``d = h - v_threshold``: the derivative of the firing probability.
 
     The noise-driven gradient of Ma, Yan and Tang (2023, arXiv 2305.16044). ``std=None`` takes the neuron's own
     ``noise_std``; a number is needed where the noise is off.

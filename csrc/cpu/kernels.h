@@ -26,13 +26,14 @@ struct Kernels {
   // idle, it fetches the cache lines at ahead[] + 0 .. len floats on its way.
   void (*noise)(uint64_t seed, const int64_t* neuron, int64_t len, uint32_t block, OutRows z,
                 const char* const* ahead, int ahead_count);
-  // Steps forward, v in place. [kSpan steps][noisy][guarded]
-  void (*forward[2][2][2])(const Neuron&, int64_t len, Rows x, Rows xi, float* v, OutRows s, Totals*);
+  // Steps forward, v in place. Rows s that are aligned to 64 bytes can be written past the caches. [kSpan steps][noisy][guarded]
+  void (*forward[2][2][2])(const Neuron&, int64_t len, Rows x, Rows xi, float* v, OutRows s, bool past_caches,
+                           Totals*);
   // The same for the state alone, from v to v_next. [kSpan steps][noisy]
   void (*advance[2][2])(const Neuron&, int64_t len, Rows x, Rows xi, const float* v, float* v_next);
   // Recomputes the steps from v before them and walks back, g_v in place. [kSpan steps][noisy][guarded][curve]
   void (*backward[2][2][2][kCurves])(const Neuron&, int64_t len, Rows x, Rows xi, const float* v, Rows g_s, float k,
-                                     float* g_v, OutRows g_x);
+                                     float* g_v, OutRows g_x, bool past_caches);
   void (*load_half)(const uint16_t* from, int64_t len, float* to);
   void (*load_bfloat16)(const uint16_t* from, int64_t len, float* to);
   void (*store_half)(const float* from, int64_t len, uint16_t* to);

@@ -10,9 +10,12 @@ typedef float F __attribute__((vector_size(32)));
 typedef float HalfF __attribute__((vector_size(16)));
 typedef double Doubles __attribute__((vector_size(32)));
 typedef uint64_t Lanes __attribute__((vector_size(32)));
-struct Multiply {
-  TGO_HD Lanes operator()(Lanes word, uint32_t by) const {
+struct LaneOps {
+  static TGO_HD Lanes multiply(Lanes word, uint32_t by) {
     return (Lanes)_mm256_mul_epu32((__m256i)word, _mm256_set1_epi64x(by));
+  }
+  static TGO_HD Lanes exclusive_or(Lanes a, Lanes b, Lanes c) {
+    return a ^ b ^ c;
   }
 };
 struct Root {
@@ -24,6 +27,9 @@ struct Widen {
   TGO_HD Doubles operator()(HalfF half) const {
     return (Doubles)_mm256_cvtps_pd((__m128)half);
   }
+};
+struct Stream {
+  TGO_HD void operator()(float* to, F value) const { _mm256_stream_ps(to, (__m256)value); }
 };
 }  // namespace tgo::cpu::avx2
 

@@ -10,9 +10,12 @@ typedef float F __attribute__((vector_size(64)));
 typedef float HalfF __attribute__((vector_size(32)));
 typedef double Doubles __attribute__((vector_size(64)));
 typedef uint64_t Lanes __attribute__((vector_size(64)));
-struct Multiply {
-  TGO_HD Lanes operator()(Lanes word, uint32_t by) const {
+struct LaneOps {
+  static TGO_HD Lanes multiply(Lanes word, uint32_t by) {
     return (Lanes)_mm512_maskz_mul_epu32(0xFF, (__m512i)word, _mm512_set1_epi64(by));
+  }
+  static TGO_HD Lanes exclusive_or(Lanes a, Lanes b, Lanes c) {
+    return (Lanes)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
   }
 };
 struct Root {
@@ -24,6 +27,9 @@ struct Widen {
   TGO_HD Doubles operator()(HalfF half) const {
     return (Doubles)_mm512_maskz_cvtps_pd(0xFF, (__m256)half);
   }
+};
+struct Stream {
+  TGO_HD void operator()(float* to, F value) const { _mm512_stream_ps(to, (__m512)value); }
 };
 }  // namespace tgo::cpu::avx512
 

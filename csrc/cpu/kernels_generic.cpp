@@ -6,9 +6,12 @@ typedef float F __attribute__((vector_size(16)));
 typedef float HalfF __attribute__((vector_size(8)));
 typedef double Doubles __attribute__((vector_size(16)));
 typedef uint64_t Lanes __attribute__((vector_size(16)));
-struct Multiply {
-  TGO_HD Lanes operator()(Lanes word, uint32_t by) const {
+struct LaneOps {
+  static TGO_HD Lanes multiply(Lanes word, uint32_t by) {
     return (word & 0xFFFFFFFFu) * uint64_t(by);
+  }
+  static TGO_HD Lanes exclusive_or(Lanes a, Lanes b, Lanes c) {
+    return a ^ b ^ c;
   }
 };
 struct Root {
@@ -22,6 +25,9 @@ struct Widen {
   TGO_HD Doubles operator()(HalfF half) const {
     return __builtin_convertvector(half, Doubles);
   }
+};
+struct Stream {
+  TGO_HD void operator()(float* to, F value) const { memcpy(to, &value, sizeof(value)); }
 };
 }  // namespace tgo::cpu::generic
 

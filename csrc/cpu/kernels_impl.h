@@ -1,6 +1,6 @@
 // The kernels, compiled once for each instruction set: the including file names TGO_ISA, and in that namespace F, the
-// vector of floats; HalfF, half as wide; Doubles and Lanes, as wide, of 64-bit floats and words; Multiply for philox(),
-// Root for box_muller(), Widen from HalfF to Doubles. Everything here is local to that file, so that no wide code leaks
+// vector of floats; HalfF, half as wide; Doubles and Lanes, as wide, of 64-bit floats and words; LaneOps for philox(),
+// Root for box_muller(), Widen from HalfF to Doubles, Stream for stores past the caches. Everything here is local to that file, so that no wide code leaks
 // into others.
 
 namespace tgo::cpu::TGO_ISA {
@@ -33,6 +33,15 @@ TGO_HD void store(float* to, F value, Count count) {
   memcpy(to, &value, count * sizeof(float));
 }
 
+// To a row that is not read again soon: past the caches, where the row is aligned for it.
+template <class Count>
+TGO_HD void stream(float* to, F value, Count count, bool past_caches) {
+  if (std::is_same_v<Count, Whole> && past_caches)
+    Stream()(to, value);
+  else
+    store(to, value, count);
+}
+
 template <class Body>
 TGO_HD void for_vectors(int64_t len, const Body& body) {
   int64_t j = 0;
@@ -49,26 +58,28 @@ TGO_HD double sum(Vector v) {
 
 void noise(uint64_t seed, const int64_t* neuron, int64_t len, uint32_t block, OutRows z, const char* const* ahead,
            int ahead_count) {
-  for (int64_t j = 0; j < len; j += kLanes) {
+  alignas(64) uint32_t words[4][kBlock];
+  for (int64_t j = 0; j < len; j += kLanes / 2) {
     if (j % 16 == 0)
       for (int i = 0; i < ahead_count; ++i) __builtin_prefetch(ahead[i] + j * sizeof(float));
-    Word<F> words[4];
-    for (int half = 0; half < 2; ++half) {
-      Lanes index, lanes[4];
-      memcpy(&index, neuron + j + half * (kLanes / 2), sizeof(index));
-      philox<Multiply>(seed, index, block, lanes);
-      for (int i = 0; i < 4; ++i) {
-        const HalfWord low = __builtin_convertvector(lanes[i], HalfWord);
-        memcpy(reinterpret_cast<char*>(words + i) + half * sizeof(low), &low, sizeof(low));
-      }
+    Lanes index, lanes[4];
+    memcpy(&index, neuron + j, sizeof(index));
+    philox<LaneOps>(seed, index, block, lanes);
+    for (int i = 0; i < 4; ++i) {
+      const HalfWord low = __builtin_convertvector(lanes[i], HalfWord);
+      memcpy(words[i] + j, &low, sizeof(low));
     }
-    for (int pair = 0; pair < 4; pair += 2) {
+  }
+  for (int pair = 0; pair < 4; pair += 2)  // loops of its own: the constants of both would not fit in the registers
+    for (int64_t j = 0; j < len; j += kLanes) {
+      Word<F> a, b;
+      memcpy(&a, words[pair] + j, sizeof(a));
+      memcpy(&b, words[pair + 1] + j, sizeof(b));
       F first, second;
-      box_muller<Root, F>(words[pair], words[pair + 1], &first, &second);
+      box_muller<Root, F>(a, b, &first, &second);
       store(z[pair] + j, first, Whole());
       store(z[pair + 1] + j, second, Whole());
     }
-  }
 }
 
 // u of step i, from h.
@@ -79,7 +90,8 @@ TGO_HD F disturbed(F h, Rows xi, int i, int64_t j, Count count, const Neuron& n)
 }
 
 template <int steps, bool noisy, bool guarded>
-void forward(const Neuron& constants, int64_t len, Rows x, Rows xi, float* v, OutRows s, Totals* totals) {
+void forward(const Neuron& constants, int64_t len, Rows x, Rows xi, float* v, OutRows s, bool past_caches,
+             Totals* totals) {
   const Neuron n = constants;
   const F zero{};
   F fired{}, neighbors{};  // exact: at most 2^24 a lane
@@ -93,7 +105,7 @@ void forward(const Neuron& constants, int64_t len, Rows x, Rows xi, float* v, Ou
       const F h = charge(state, load(x[i] + j, count), n);
       const F u = disturbed<noisy>(h, xi, i, j, count, n);
       const F spike = u >= n.v_threshold ? one : zero;
-      store(s[i] + j, spike, count);
+      stream(s[i] + j, spike, count, past_caches);
       state = reset(h, u, n);
       fired += spike;
       if constexpr (guarded) {
@@ -129,7 +141,7 @@ void advance(const Neuron& constants, int64_t len, Rows x, Rows xi, const float*
 
 template <int steps, bool noisy, bool guarded, Curve curve>
 void backward(const Neuron& constants, int64_t len, Rows x, Rows xi, const float* v, Rows g_s, float k, float* g_v,
-              OutRows g_x) {
+              OutRows g_x, bool past_caches) {
   const Neuron n = constants;
   for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
     F state = load(v + j, count), h[steps], u[steps];
@@ -145,7 +157,7 @@ void backward(const Neuron& constants, int64_t len, Rows x, Rows xi, const float
       const F z = surrogate<curve>(d, n.curve_height, n.curve_scale);
       F g_h = step_backward(h[i], u[i], z, load(g_s[i] + j, count), g, n);
       if constexpr (guarded) g_h = g_h + guard_backward(h[i], k, n);
-      store(g_x[i] + j, n.gain * g_h, count);
+      stream(g_x[i] + j, n.gain * g_h, count, past_caches);
       g = n.decay * g_h;
     }
     store(g_v + j, g, count);

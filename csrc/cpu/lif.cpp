@@ -77,6 +77,7 @@ void for_each_block(const Layout& layout, const F& f) {
   const int64_t grain = std::max<int64_t>(1, kGrain / (kBlock * layout.steps));
   torch::stable::parallel_for(0, block_count(layout), grain, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) f(b, b * kBlock, std::min(kBlock, layout.neurons - b * kBlock));
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);  // stores past the caches are not ordered by themselves
   });
 }
 
@@ -113,7 +114,8 @@ Totals forward(const Options& options, const Layout& layout, const Kernels& kern
         x.read(t, steps, m, len, s.x, in);
         noise.rows(t, steps, xi);
         spikes.begin(t, steps, m, len, s.out, out);
-        kernels.forward[steps == kSpan][options.noisy][guarded](options.neuron, len, in, xi, v + m, out, &totals[b]);
+        kernels.forward[steps == kSpan][options.noisy][guarded](options.neuron, len, in, xi, v + m, out,
+                                                                      spikes.past_caches(m, len), &totals[b]);
         spikes.finish(t, steps, m, len, out);
       }
     }
@@ -163,7 +165,8 @@ void backward(const Options& options, const Layout& layout, const Kernels& kerne
         if (g_spikes) g_spikes.read(t, steps, m, len, s.g_s, g_s);
         g_x.begin(t, steps, m, len, s.out, out);
         kernels.backward[steps == kSpan][options.noisy][k != 0][options.curve](options.neuron, len, in, xi, s.v[spans],
-                                                                               g_s, k, g, out);
+                                                                               g_s, k, g, out,
+                                                                               g_x.past_caches(m, len));
         g_x.finish(t, steps, m, len, out);
       }
     }

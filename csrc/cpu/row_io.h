@@ -6,6 +6,8 @@
 
 namespace tgo::cpu {
 
+constexpr int64_t kPastCaches = 32 << 20;  // bytes
+
 enum class Storage { kFloat, kHalf, kBFloat16 };
 
 // Scratch for the rows of a span.
@@ -13,8 +15,12 @@ using SpanRows = float[kSpan][kBlock];
 
 class RowIO {
  public:
-  RowIO(void* data, Storage storage, const Layout& layout, const Kernels& kernels)
-      : data_(data), storage_(storage), layout_(layout), kernels_(kernels) {}
+  RowIO(void* data, Storage storage, const Layout& layout, const Kernels& kernels, bool output = false)
+      : data_(data), storage_(storage), layout_(layout), kernels_(kernels) {
+    const int64_t bytes = layout.steps * layout.neurons * int64_t(sizeof(float));
+    past_caches_ = output && storage == Storage::kFloat && bytes >= kPastCaches &&
+                   reinterpret_cast<uintptr_t>(data) % 64 == 0 && layout.inner % 16 == 0;
+  }
 
   explicit operator bool() const { return data_ != nullptr; }
 
@@ -32,9 +38,12 @@ class RowIO {
     for (int64_t i = 0; i < steps; ++i) write(t + i, m, len, rows[i]);
   }
 
+  // Whether the rows of these neurons are to be written past the caches: those of an output too large for them.
+  bool past_caches(int64_t m, int64_t len) const { return past_caches_ && contiguous(m, len); }
+
   // The address of row t, to be fetched ahead of its use; null where there is none in one piece.
   const char* ahead(int64_t t, int64_t m, int64_t len) const {
-    if (!data_ || !contiguous(m, len)) return nullptr;
+    if (!data_ || past_caches_ || !contiguous(m, len)) return nullptr;
     return storage_ == Storage::kFloat ? reinterpret_cast<const char*>(address<float>(t, m))
                                        : reinterpret_cast<const char*>(address<uint16_t>(t, m));
   }
@@ -78,6 +87,7 @@ class RowIO {
   Storage storage_;
   const Layout& layout_;
   const Kernels& kernels_;
+  bool past_caches_;
 };
 
 }  // namespace tgo::cpu
