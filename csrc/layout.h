@@ -32,7 +32,8 @@ struct Layout {
         first += rest % dim.size * dim.logical_stride;
         rest /= dim.size;
       }
-      for (int64_t i = 0; i < run; ++i) index[j + i] = first + (start + i) * last.logical_stride;
+      first += start * last.logical_stride;
+      for (int64_t i = 0; i < run; ++i, first += last.logical_stride) index[j + i] = first;
       j += run;
     }
   }

@@ -13,21 +13,30 @@ struct ScalarLanes {
   static TGO_HD uint64_t exclusive_or(uint64_t a, uint64_t b, uint64_t c) { return a ^ b ^ c; }
 };
 
+constexpr int kRounds = 10;
+
+// Both key words of every round.
+template <class Lane>
+TGO_HD void philox_keys(uint64_t seed, Lane keys[2 * kRounds]) {
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+  for (int round = 0; round < kRounds; ++round) {
+    keys[2 * round] = Lane{} + uint64_t(k0), keys[2 * round + 1] = Lane{} + uint64_t(k1);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+
 // Four words at counter (neuron low, neuron high, block, 0), each in the low half of its 64-bit lane; the high halves
 // are left unspecified. Lane is uint64_t, or a vector of them, with the operations Op.
 template <class Op, class Lane>
-TGO_HD void philox(uint64_t seed, Lane neuron, uint32_t block, Lane words[4]) {
-  const Lane zero = neuron ^ neuron;
-  Lane c0 = neuron, c1 = neuron >> 32, c2 = zero + uint64_t(block), c3 = zero;
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
+TGO_HD void philox(const Lane keys[2 * kRounds], Lane neuron, uint32_t block, Lane words[4]) {
+  Lane c0 = neuron, c1 = neuron >> 32, c2 = Lane{} + uint64_t(block), c3 = Lane{};
+  for (int round = 0; round < kRounds; ++round) {
     const Lane p0 = Op::multiply(c0, 0xD2511F53u), p1 = Op::multiply(c2, 0xCD9E8D57u);
-    c0 = Op::exclusive_or(p1 >> 32, c1, zero + uint64_t(k0));
+    c0 = Op::exclusive_or(p1 >> 32, c1, keys[2 * round]);
     c1 = p1;
-    c2 = Op::exclusive_or(p0 >> 32, c3, zero + uint64_t(k1));
+    c2 = Op::exclusive_or(p0 >> 32, c3, keys[2 * round + 1]);
     c3 = p0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
   }
   words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }

@@ -113,7 +113,7 @@ class _LIF(torch.autograd.Function):
 @once_differentiable
 def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):
     x, v_init, seed, checkpoints = ctx.saved_tensors
-    _, backward = ops.operators(ctx.engine)
+    backward = ops.operators(ctx.engine)[1]
     need_g_v_init = ctx.needs_input_grad[1]
     saved = (x, v_init, seed, ctx.noise_step, ops.CHECKPOINT_EVERY, checkpoints)
     incoming = (g_spikes, g_v_final, g_penalty, need_g_v_init)

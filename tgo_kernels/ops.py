@@ -10,6 +10,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,13 +81,13 @@ for _suffix in _SUFFIX.values():
 _library.define("cpu_kernels() -> str")  # the instruction set that the compiled engine runs here
 
 
-def _lif_fwd_triton(*args: object) -> tuple[Tensor, ...]:
+def _lif_fwd_triton(*args: Any) -> tuple[Tensor, ...]:
     from tgo_kernels._triton.lif import lif_fwd  # triton is imported by its first call
 
     return lif_fwd(*args)
 
 
-def _lif_bwd_triton(*args: object) -> tuple[Tensor, Tensor]:
+def _lif_bwd_triton(*args: Any) -> tuple[Tensor, Tensor]:
     from tgo_kernels._triton.lif import lif_bwd
 
     return lif_bwd(*args)

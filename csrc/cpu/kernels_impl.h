@@ -59,12 +59,15 @@ TGO_HD double sum(Vector v) {
 void noise(uint64_t seed, const int64_t* neuron, int64_t len, uint32_t block, OutRows z, const char* const* ahead,
            int ahead_count) {
   alignas(64) uint32_t words[4][kBlock];
+  Lanes keys[2 * kRounds];
+  philox_keys(seed, keys);
+  asm("" : "+m"(keys));  // in memory: to broadcast them anew at every use costs more
   for (int64_t j = 0; j < len; j += kLanes / 2) {
     if (j % 16 == 0)
       for (int i = 0; i < ahead_count; ++i) __builtin_prefetch(ahead[i] + j * sizeof(float));
     Lanes index, lanes[4];
     memcpy(&index, neuron + j, sizeof(index));
-    philox<LaneOps>(seed, index, block, lanes);
+    philox<LaneOps>(keys, index, block, lanes);
     for (int i = 0; i < 4; ++i) {
       const HalfWord low = __builtin_convertvector(lanes[i], HalfWord);
       memcpy(words[i] + j, &low, sizeof(low));
