@@ -8,6 +8,7 @@ from cases import LAYOUTS, SURROGATES, Case, assert_agrees, cases, lay
 from hypothesis import given, settings
 
 import tgo_kernels as tgo
+from tgo_kernels import noise
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1 (make test runs it so)"
@@ -52,3 +53,54 @@ def test_available():
 def test_no_neurons():
     out = tgo.lif(torch.empty(4, 0, 3), impl="triton", **EVERYTHING)
     assert out.spikes.shape == (4, 0, 3) and float(out.penalty) == 0 and int(out.fired) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 8, 9, 17, 33])
+@pytest.mark.parametrize("noise_step", [0, 1, 2, 3, 2**33 + 5])
+def test_every_length_and_phase_of_the_noise(steps, noise_step):
+    constants = {**EVERYTHING, "noise_step": noise_step}
+    x = torch.randn(steps, 37)
+    assert_agrees(Case(x, torch.randn(37), constants, torch.randn(steps, 37), torch.randn(37), 5.0), "triton")
+
+
+def test_inference_saves_nothing_and_agrees():
+    x = torch.randn(21, 50)
+    for a, b in zip(*(tgo.lif(x, impl=impl, **EVERYTHING) for impl in ("triton", "reference")), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_noise_beyond_2_32_neurons():
+    import triton
+    import triton.language as tl
+
+    from tgo_kernels._triton.math import two_normals
+
+    @triton.jit
+    def kernel(out_ptr, seed_ptr, high, step, BLOCK: tl.constexpr):
+        low = tl.arange(0, BLOCK).to(tl.uint32)
+        z0, z1, c, d = two_normals(seed_ptr, low, high.to(tl.uint32), step, True, low, low)
+        z2, z3, _, _ = two_normals(seed_ptr, low, high.to(tl.uint32), step + 2, False, c, d)
+        tl.store(out_ptr + low, z0)
+        tl.store(out_ptr + BLOCK + low, z1)
+        tl.store(out_ptr + 2 * BLOCK + low, z2)
+        tl.store(out_ptr + 3 * BLOCK + low, z3)
+
+    seed, out = torch.tensor(-(2**62) - 12345), torch.empty(4, 64)
+    kernel[(1,)](out, seed, 3, 2**33, BLOCK=64)
+    w = noise.philox(seed, (3 << 32) + torch.arange(64), 2**33 // 4)
+    assert torch.equal(out, torch.stack([*noise.box_muller(*w[:2]), *noise.box_muller(*w[2:])]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_same_bits_whatever_the_block(dtype, monkeypatch):
+    from tgo_kernels._triton import lif as engine
+
+    x, grad = torch.randn(9, 1031).to(dtype), torch.randn(9, 1031).to(dtype)
+    results = []
+    for block in (64, 512, 2048):
+        monkeypatch.setattr(engine, "_grid", lambda what, layout, block=block: (block, -(-layout.neurons // block)))
+        out, g_x, _ = Case(x, None, EVERYTHING, grad, None, 1.0).run("triton")
+        results.append([*out, g_x])
+    for result in results[1:]:
+        for a, b in zip(results[0], result, strict=True):
+            assert torch.equal(a, b)

@@ -1,85 +1,91 @@
 """The LIF neuron in Triton: one forward and one backward kernel, and their launchers.
 
-A program owns BLOCK neurons and walks them through all time steps, four at a time: one Philox block serves four. The
-groups of four are aligned to the noise stream, so the first and the last may be partly empty; empty steps load and
-store nothing. Arithmetic is fp32 in the order of :mod:`tgo_kernels.reference`.
+A program owns BLOCK neurons and walks them through time, two steps at once, since the noise comes in pairs; pairs are
+aligned to the noise stream. A step that does not exist is skipped by a branch that all threads take alike, which also
+keeps the compiler from computing everything at once and running out of registers. All sizes are run-time arguments.
 """
 
-from math import prod
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from tgo_kernels._triton.math import charge, two_normals, relu, reset, surrogate
+from tgo_kernels._triton.layout import Layout, arrange, like
+from tgo_kernels._triton.math import (
+    MEMBRANE,
+    NO_NOISE,
+    THRESHOLD,
+    one_step,
+    one_step_back,
+    relu,
+    surrogate,
+    two_normals,
+)
 
-# Contraction of a * b + c would round once instead of twice, and a membrane at its threshold would fire differently.
-OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
-
-
-MEMBRANE = tl.constexpr(1)  # the noise decides the spike and stays in the state
-THRESHOLD = tl.constexpr(2)  # the noise only decides the spike
-
-
-class Config(NamedTuple):
-    block: int  # neurons of one program
-    num_warps: int
-
-
-CONFIGS = {
-    "cuda": Config(512, 4),  # four neurons of a thread: 128 bits of fp32
-    "hip": Config(1024, 4),  # the same with 64 threads in a warp
-    "interpreter": Config(8192, 4),  # a program costs milliseconds, whatever its size
-}
-# Sizes of which nothing is known at compile time, so that a new one does not recompile.
-RUNTIME = ["steps", "neurons", "inner", "noise_step", "size1", "size2", "size3", "stride0", "stride1", "stride2", "stride3"]
+SIZES = [
+    "steps",
+    "neurons",
+    "inner",
+    "noise_step",
+    "size1",
+    "size2",
+    "size3",
+    "stride0",
+    "stride1",
+    "stride2",
+    "stride3",
+]
 
 
 @triton.jit
-def locate(m, steps, inner, TIME_OUTERMOST: tl.constexpr):
-    """Offset of neuron ``m`` at step 0."""
+def offset_of(m, steps, inner, TIME_OUTERMOST: tl.constexpr):
+    """Where neuron m lies at step 0."""
     if TIME_OUTERMOST:
         return m
     return (m // inner) * inner * steps + m % inner
 
 
 @triton.jit
-def logical_index(m, size1, size2, size3, stride0, stride1, stride2, stride3):
-    """Row-major position of neuron ``m``, by which the noise knows it."""
-    rest = m // size3
-    index = m % size3 * stride3 + rest % size2 * stride2
-    rest = rest // size2
-    return index + rest % size1 * stride1 + rest // size1 * stride0
+def counter_of(start, lane, sizes, strides, PERMUTED: tl.constexpr):
+    """Low and high word of the logical index of neuron start + lane, by which the noise knows it."""
+    if PERMUTED:
+        m = start + lane
+        index = m % sizes[2] * strides[3]
+        m = m // sizes[2]
+        index += m % sizes[1] * strides[2]
+        m = m // sizes[1]
+        index += m % sizes[0] * strides[1] + m // sizes[0] * strides[0]
+        return index.to(tl.uint32), (index >> 32).to(tl.uint32)
+    else:
+        return start.to(tl.uint32) + lane.to(tl.uint32), (start >> 32).to(tl.uint32)
 
 
 @triton.jit
-def beside(index, x):
-    """``index`` as it is, held by the threads that hold ``x``: the added 0 is seen through, but only late.
+def beside(index, v):
+    """``index`` as it is, held by the threads that hold ``v``: the added zero is seen through, but late.
 
-    Without it the noise is computed in another layout and goes to its neurons through shared memory.
+    Without it the noise would be computed in another layout and brought to its neurons through shared memory.
     """
-    return index + ((x.to(tl.uint32, bitcast=True) & 1) >> 1)
+    return index + ((v.to(tl.uint32, bitcast=True) & 1) >> 1)
+
+
+@triton.jit
+def load_two(ptr, t, begin, end, inner, inside):
+    """Rows ``t`` and ``t + 1`` in fp32, those within ``begin <= t < end``."""
+    row0 = tl.load(ptr + t * inner, mask=inside & (t >= begin) & (t < end)).to(tl.float32)
+    row1 = tl.load(ptr + (t + 1) * inner, mask=inside & (t + 1 >= begin) & (t + 1 < end)).to(tl.float32)
+    return row0, row1
 
 
 @triton.jit
 def sum_four(x):
-    """Sums of four neighbours, [BLOCK] to [BLOCK / 4], each within a thread."""
+    """Sums of four neighbours, which one thread holds: [BLOCK] to [BLOCK / 4]."""
     return tl.sum(tl.reshape(x, (x.shape[0] // 4, 4)), axis=1)
 
 
-@triton.jit
-def load_two(ptr, first, begin, end, inner, inside):
-    """Rows ``first`` and ``first + 1`` of which those in ``begin <= t < end`` exist, in fp32."""
-    rows = ()
-    for i in tl.static_range(2):
-        t = first + i
-        rows = rows + (tl.load(ptr + t * inner, mask=inside & (t >= begin) & (t < end)).to(tl.float32),)
-    return rows
-
-
-@triton.jit(do_not_specialize=RUNTIME)
+@triton.jit(do_not_specialize=SIZES)
 def lif_fwd_kernel(
     x_ptr,
     v_init_ptr,
@@ -107,76 +113,71 @@ def lif_fwd_kernel(
     v_rest,
     noise_std,
     guard_margin,
+    ALIGNMENT: tl.constexpr,
+    TIME_OUTERMOST: tl.constexpr,
+    PERMUTED: tl.constexpr,
+    HAS_V_INIT: tl.constexpr,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
     GUARD: tl.constexpr,
-    TIME_OUTERMOST: tl.constexpr,
-    PERMUTED: tl.constexpr,
-    ALIGNMENT: tl.constexpr,
-    HAS_V_INIT: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    inner = inner.to(tl.int64) * ALIGNMENT
     start = program * BLOCK
     lane = tl.arange(0, BLOCK)
-    m = start + lane  # [BLOCK] place in memory order
+    m = start + lane  # [BLOCK] neurons in the order of memory
     inside = lane < tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
-    neurons = neurons.to(tl.int64) * ALIGNMENT
-    offset = locate(m, steps, inner, TIME_OUTERMOST)
-    phase = 0
-    if NOISE != 0:
-        if PERMUTED:
-            index = logical_index(m, size1, size2, size3, stride0, stride1, stride2, stride3)
-            low, high = index.to(tl.uint32), (index >> 32).to(tl.uint32)
-        else:
-            low, high = start.to(tl.uint32) + lane.to(tl.uint32), (start >> 32).to(tl.uint32)
-        phase = noise_step % 2
+    inner = inner.to(tl.int64) * ALIGNMENT
+    offset = offset_of(m, steps, inner, TIME_OUTERMOST)
+    neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
+    sizes = (size1, size2, size3)
+    strides = (stride0, stride1, stride2, stride3)
+    low, high = counter_of(start, lane, sizes, strides, PERMUTED)
+    noise_step = noise_step.to(tl.int64)
+    odd = 0
+    if NOISE != NO_NOISE:
+        odd = (noise_step % 2).to(tl.int32)
     if HAS_V_INIT:
         v = tl.load(v_init_ptr + m, mask=inside)
     else:
         v = tl.full((BLOCK,), v_rest, tl.float32)
 
-    penalty = tl.zeros((BLOCK // 4,), tl.float64)  # terms are multiples of one fp32 ulp: exact in any order
+    # Each term is a multiple of one fp32 ulp, so that a sum in fp64 is exact, whatever its order.
+    penalty = tl.zeros((BLOCK // 4,), tl.float64)
     near = tl.zeros((BLOCK // 4,), tl.int32)
     fired = tl.zeros((BLOCK // 4,), tl.int32)
-    c = tl.zeros((BLOCK,), tl.uint32)
-    d = tl.zeros((BLOCK,), tl.uint32)
-    for first in range(-phase, steps, 2):
-        if NOISE != 0:
-            step = noise_step + first
-            renew = (step % 4 == 0) | (first <= 0)
+    c = low
+    d = low
+    for pair in range(-odd, steps, 2):
+        xi = (v, v)
+        if NOISE != NO_NOISE:
+            step = noise_step + pair
+            renew = (step % 4 == 0) | (pair <= 0)
             xi0, xi1, c, d = two_normals(seed_ptr, beside(low, v), high, step, renew, c, d)
             xi = (xi0, xi1)
-        x = load_two(x_ptr + offset, first, 0, steps, inner, inside)
-        saved = v
+        else:
+            x = load_two(x_ptr + offset, pair, 0, steps, inner, inside)
         for i in tl.static_range(2):
-            t = first + i
-            live = (t >= 0) & (t < steps)
-            h = charge(v, x[i], decay, gain, leak_bias)
-            u = h
-            if NOISE != 0:
-                u = h + noise_std * xi[i]
-            s = u >= v_threshold
-            tl.store(spikes_ptr + offset + t * inner, s.to(spikes_ptr.dtype.element_ty), mask=inside & live)
-            v = tl.where(live, reset(s, h if NOISE == THRESHOLD else u, v_threshold, v_rest, SOFT), v)
-            code = tl.where(s & live & inside, 1, 0)
-            if GUARD:
-                distance = tl.abs(h - v_threshold)
-                depth = tl.where(live & inside, relu(guard_margin - distance), 0.0).to(tl.float64)
-                code += tl.where((distance < guard_margin) & live & inside, 65536, 0)
-                penalty += sum_four(depth)
-            code = sum_four(code)
-            fired += code & 65535
-            if GUARD:
-                near += code >> 16
-            if K > 0:
-                saved = tl.where((t + 1) % 2 == 0, v, saved)
-        if K > 0:
-            done = (first + 2) // 2 * 2  # steps done at the last multiple of two, a candidate for a checkpoint
-            row = (done // K - 1).to(tl.int64)
-            tl.store(checkpoints_ptr + row * neurons + m, saved, mask=inside & (done > 0) & (done % K == 0) & (done < steps))
+            t = pair + i
+            if (t >= 0) & (t < steps):
+                if NOISE != NO_NOISE:  # late: until here the noise needs the registers
+                    x_t = tl.load(x_ptr + offset + t * inner, mask=inside).to(tl.float32)
+                else:
+                    x_t = x[i]
+                v, s, h, _ = one_step(v, x_t, xi[i], neuron, SOFT, NOISE)
+                tl.store(
+                    spikes_ptr + offset + t * inner, tl.where(s, 1.0, 0.0).to(spikes_ptr.dtype.element_ty), mask=inside
+                )
+                fired += sum_four((s & inside).to(tl.int32))
+                if GUARD:
+                    distance = tl.abs(h - v_threshold)
+                    near += sum_four(((distance < guard_margin) & inside).to(tl.int32))
+                    penalty += sum_four(tl.where(inside, relu(guard_margin - distance), 0.0).to(tl.float64))
+                if K > 0:  # noqa: SIM102 (K is a constant)
+                    if ((t + 1) % K == 0) & (t + 1 < steps):
+                        row = ((t + 1) // K - 1).to(tl.int64)
+                        tl.store(checkpoints_ptr + row * neurons * ALIGNMENT + m, v, mask=inside)
 
     tl.store(v_final_ptr + m, v, mask=inside)
     tl.store(counts_ptr + program, tl.sum(fired.to(tl.int64)))
@@ -186,124 +187,83 @@ def lif_fwd_kernel(
 
 
 @triton.jit
-def note(pulls, distance, guard_margin, BIT: tl.constexpr):
-    pull = tl.where(distance > 0, BIT, tl.where(distance < 0, 2 * BIT, 0))
-    return pulls + tl.where(tl.abs(distance) < guard_margin, pull, 0)
-
-
-@triton.jit
 def two_steps(
     v,
     c,
     d,
-    pulls,
     x_ptr,
-    first,
+    seed_ptr,
+    pair,
     begin,
     end,
+    step,
+    renew,
     inner,
     inside,
-    seed_ptr,
     low,
     high,
-    step,
     neuron,
-    guard_margin,
-    renew,
-    SECOND: tl.constexpr,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
-    GUARD: tl.constexpr,
 ):
-    """The state after steps ``first`` and ``first + 1``, and the membranes of both, before and after the noise."""
-    decay, gain, leak_bias, v_threshold, v_rest, noise_std = neuron
-    if NOISE != 0:
+    """Steps ``pair`` and ``pair + 1``: the state after them, and the membranes of each before and after the noise."""
+    xi0, xi1 = v, v
+    if NOISE != NO_NOISE:
         xi0, xi1, c, d = two_normals(seed_ptr, beside(low, v), high, step, renew, c, d)
-        xi = (xi0, xi1)
-    h0 = v
-    u0 = v
-    h1 = v
-    u1 = v
-    if (first + 1 >= begin) & (first < end):
-        x = load_two(x_ptr, first, begin, end, inner, inside)
-        if first >= begin:
-            h0 = charge(v, x[0], decay, gain, leak_bias)
-            u0 = h0
-            if NOISE != 0:
-                u0 = h0 + noise_std * xi[0]
-            v = reset(u0 >= v_threshold, h0 if NOISE == THRESHOLD else u0, v_threshold, v_rest, SOFT)
-            if GUARD:
-                pulls = note(pulls, h0 - v_threshold, guard_margin, 1 << (4 * SECOND))
-        if first + 1 < end:
-            h1 = charge(v, x[1], decay, gain, leak_bias)
-            u1 = h1
-            if NOISE != 0:
-                u1 = h1 + noise_std * xi[1]
-            v = reset(u1 >= v_threshold, h1 if NOISE == THRESHOLD else u1, v_threshold, v_rest, SOFT)
-            if GUARD:
-                pulls = note(pulls, h1 - v_threshold, guard_margin, 4 << (4 * SECOND))
-    hs = (h0, h1)
-    us = (u0, u1)
-    return v, c, d, pulls, hs, us
+    h0, u0, h1, u1 = v, v, v, v
+    x0, x1 = load_two(x_ptr, pair, begin, end, inner, inside)
+    if (pair >= begin) & (pair < end):
+        v, _, h0, u0 = one_step(v, x0, xi0, neuron, SOFT, NOISE)
+    if (pair + 1 >= begin) & (pair + 1 < end):
+        v, _, h1, u1 = one_step(v, x1, xi1, neuron, SOFT, NOISE)
+    return v, c, d, (h0, h1), (u0, u1)
 
 
 @triton.jit
 def two_steps_back(
     g_v,
-    pulls,
-    hs,
-    us,
+    h,
+    u,
     g_spikes_ptr,
     g_x_ptr,
-    first,
+    pair,
     steps,
     inner,
     inside,
-    neuron,
-    k,
-    curve_height,
-    curve_scale,
-    SECOND: tl.constexpr,
+    constants,
+    curve,
+    HAS_G_SPIKES: tl.constexpr,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
     GUARD: tl.constexpr,
     CURVE: tl.constexpr,
     SURROGATE_AT_H: tl.constexpr,
     DETACH_RESET: tl.constexpr,
-    HAS_G_SPIKES: tl.constexpr,
-    HAS_G_V_FINAL: tl.constexpr,
 ):
-    decay, gain, leak_bias, v_threshold, v_rest, noise_std = neuron
+    """The reverse of both steps: writes their g_x and returns dL/dv before them."""
+    decay, gain, v_threshold, v_rest, guard_margin, k = constants
+    curve_height, curve_scale = curve
     if HAS_G_SPIKES:
-        g_s = load_two(g_spikes_ptr, first, 0, steps, inner, inside)
+        g_s = load_two(g_spikes_ptr, pair, 0, steps, inner, inside)
     for i in tl.static_range(1, -1, -1):
-        t = first + i
-        h = hs[i]
-        u = us[i]
+        t = pair + i
         if (t >= 0) & (t < steps):
-            last = t == steps - 1
-            g_h = g_v if SOFT else tl.where(u >= v_threshold, 0.0, g_v)
+            g_h, ds = one_step_back(g_v, h[i], u[i], v_threshold, v_rest, SOFT, NOISE, DETACH_RESET)
+            if HAS_G_SPIKES:
+                ds = g_s[i] + ds
             if HAS_G_SPIKES or not DETACH_RESET:
-                ds = tl.zeros_like(g_v)
-                if not DETACH_RESET:
-                    ds = g_v * (-v_threshold if SOFT else v_rest - (h if NOISE == THRESHOLD else u))
-                    if not HAS_G_V_FINAL:  # no gradient at all, which is not a zero times an infinite membrane
-                        ds = tl.where(last, 0.0, ds)
-                if HAS_G_SPIKES:
-                    ds = g_s[i] + ds
-                g_u = ds * surrogate((h if SURROGATE_AT_H else u) - v_threshold, curve_height, curve_scale, CURVE)
-                if not HAS_G_SPIKES and not HAS_G_V_FINAL:
-                    g_u = tl.where(last, 0.0, g_u)
-                g_h += g_u
+                z = surrogate((h[i] if SURROGATE_AT_H else u[i]) - v_threshold, curve_height, curve_scale, CURVE)
+                g_h += ds * z
             if GUARD:
-                pull = pulls >> (4 * SECOND + 2 * i)
-                g_h -= tl.where((pull & 1) != 0, k, tl.where((pull & 2) != 0, -k, 0.0))
+                distance = h[i] - v_threshold
+                pull = tl.where(distance > 0, k, tl.where(distance < 0, -k, 0.0))
+                g_h -= tl.where(tl.abs(distance) < guard_margin, pull, 0.0)
             tl.store(g_x_ptr + t * inner, (gain * g_h).to(g_x_ptr.dtype.element_ty), mask=inside)
             g_v = decay * g_h
     return g_v
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@triton.jit(do_not_specialize=SIZES)
 def lif_bwd_kernel(
     x_ptr,
     v_init_ptr,
@@ -334,52 +294,52 @@ def lif_bwd_kernel(
     guard_margin,
     curve_height,
     curve_scale,
+    ALIGNMENT: tl.constexpr,
+    TIME_OUTERMOST: tl.constexpr,
+    PERMUTED: tl.constexpr,
+    HAS_V_INIT: tl.constexpr,
+    HAS_G_SPIKES: tl.constexpr,
+    HAS_G_V_FINAL: tl.constexpr,
+    HAS_G_V_INIT: tl.constexpr,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
     GUARD: tl.constexpr,
     CURVE: tl.constexpr,
     SURROGATE_AT_H: tl.constexpr,
     DETACH_RESET: tl.constexpr,
-    TIME_OUTERMOST: tl.constexpr,
-    PERMUTED: tl.constexpr,
-    ALIGNMENT: tl.constexpr,
-    HAS_V_INIT: tl.constexpr,
-    HAS_G_SPIKES: tl.constexpr,
-    HAS_G_V_FINAL: tl.constexpr,
-    HAS_G_V_INIT: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
-    start = program * BLOCK
+    start = tl.program_id(0).to(tl.int64) * BLOCK
     lane = tl.arange(0, BLOCK)
-    m = start + lane  # [BLOCK] place in memory order
+    m = start + lane  # [BLOCK] neurons in the order of memory
     inside = lane < tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
     neurons = neurons.to(tl.int64) * ALIGNMENT
     inner = inner.to(tl.int64) * ALIGNMENT
-    offset = locate(m, steps, inner, TIME_OUTERMOST)
+    offset = offset_of(m, steps, inner, TIME_OUTERMOST)
+    neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
+    sizes = (size1, size2, size3)
+    strides = (stride0, stride1, stride2, stride3)
+    low, high = counter_of(start, lane, sizes, strides, PERMUTED)
+    noise_step = noise_step.to(tl.int64)
     phase = 0
-    low = lane.to(tl.uint32)
-    high = lane.to(tl.uint32)
-    if NOISE != 0:
-        if PERMUTED:
-            index = logical_index(m, size1, size2, size3, stride0, stride1, stride2, stride3)
-            low, high = index.to(tl.uint32), (index >> 32).to(tl.uint32)
-        else:
-            low, high = start.to(tl.uint32) + lane.to(tl.uint32), (start >> 32).to(tl.uint32)
-        phase = noise_step % 4
+    if NOISE != NO_NOISE:
+        phase = (noise_step % 4).to(tl.int32)
     k = 0.0
     if GUARD:
         k = (tl.load(g_penalty_ptr).to(tl.float64) / (steps * neurons).to(tl.float64)).to(tl.float32)
+    constants = (decay, gain, v_threshold, v_rest, guard_margin, k)
+    curve = (curve_height, curve_scale)
     if HAS_G_V_FINAL:
         g_v = tl.load(g_v_final_ptr + m, mask=inside)
     else:
         g_v = tl.zeros((BLOCK,), tl.float32)
     x_ptr += offset
-    g_spikes_ptr += offset
     g_x_ptr += offset
-    neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
+    if HAS_G_SPIKES:
+        g_spikes_ptr += offset
 
+    # From the last four steps to the first: forward to them from the state saved before, keep them, and back.
     fours = (phase + steps + 3) // 4
     for four in range(fours):
         first = (fours - 1 - four) * 4 - phase
@@ -390,150 +350,212 @@ def lif_bwd_kernel(
             v = tl.load(v_init_ptr + m, mask=inside)
         else:
             v = tl.full((BLOCK,), v_rest, tl.float32)
-        pulls = tl.zeros((BLOCK,), tl.int32)
-        c = low
-        d = low
-        for t in range(origin - phase % 2, first, 2):
-            step = noise_step + t
-            v, c, d, _, _, _ = two_steps(
-                v, c, d, pulls, x_ptr, t, origin, steps, inner, inside, seed_ptr, low, high, step, neuron, guard_margin, (step % 4 == 0) | (t <= origin), False, SOFT, NOISE, False
+        c, d = low, low
+        for pair in range(origin - phase % 2, first, 2):
+            step = noise_step + pair
+            renew = (step % 4 == 0) | (pair <= origin)
+            v, c, d, _, _ = two_steps(
+                v,
+                c,
+                d,
+                x_ptr,
+                seed_ptr,
+                pair,
+                origin,
+                steps,
+                step,
+                renew,
+                inner,
+                inside,
+                low,
+                high,
+                neuron,
+                SOFT,
+                NOISE,
             )
         step = noise_step + first
-        v, c, d, pulls, hs, us = two_steps(
-            v, low, low, pulls, x_ptr, first, 0, steps, inner, inside, seed_ptr, low, high, step, neuron, guard_margin, True, False, SOFT, NOISE, GUARD
+        v, c, d, h, u = two_steps(
+            v, c, d, x_ptr, seed_ptr, first, 0, steps, step, True, inner, inside, low, high, neuron, SOFT, NOISE
         )
         if first + 2 < steps:
-            v, c, d, pulls, hs2, us2 = two_steps(
-                v, c, d, pulls, x_ptr, first+2, 0, steps, inner, inside, seed_ptr, low, high, step+2, neuron, guard_margin, False, True, SOFT, NOISE, GUARD
+            v, c, d, h_late, u_late = two_steps(
+                v,
+                c,
+                d,
+                x_ptr,
+                seed_ptr,
+                first + 2,
+                0,
+                steps,
+                step,
+                False,
+                inner,
+                inside,
+                low,
+                high,
+                neuron,
+                SOFT,
+                NOISE,
             )
             g_v = two_steps_back(
-                g_v, pulls, hs2, us2, g_spikes_ptr, g_x_ptr, first + 2, steps, inner, inside, neuron, k,
-                curve_height, curve_scale, True,
-                SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, HAS_G_SPIKES, HAS_G_V_FINAL,
-            )
+                g_v, h_late, u_late, g_spikes_ptr, g_x_ptr, first + 2, steps, inner, inside, constants, curve,
+                HAS_G_SPIKES, SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET,
+            )  # fmt: skip
         g_v = two_steps_back(
-            g_v, pulls, hs, us, g_spikes_ptr, g_x_ptr, first, steps, inner, inside, neuron, k,
-            curve_height, curve_scale, False,
-            SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, HAS_G_SPIKES, HAS_G_V_FINAL,
-        )
+            g_v, h, u, g_spikes_ptr, g_x_ptr, first, steps, inner, inside, constants, curve,
+            HAS_G_SPIKES, SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET,
+        )  # fmt: skip
     if HAS_G_V_INIT:
         tl.store(g_v_init_ptr + m, g_v, mask=inside)
 
 
-class Geometry(NamedTuple):
-    """How a dense x lies in memory. Neurons are numbered in memory order; ``inner`` is the stride of time."""
-
-    steps: int
-    neurons: int
-    inner: int
-    permuted: bool
-    sizes: tuple[int, int, int]  # of the three innermost neuron dimensions, merged where they lie alike in both orders
-    strides: tuple[int, int, int, int]  # between logical indices, along four dimensions
-
-    @property
-    def alignment(self) -> int:
-        """Neurons that are sure to lie together: it allows vector loads, and is all that is compiled in about sizes."""
-        return 16 if self.neurons % 16 == 0 and self.inner % 16 == 0 else 1
-
-
-def geometry(x: Tensor) -> Geometry | None:
-    """The geometry of x, or None if it has holes, overlaps, or more than four neuron dimensions of different order."""
-    steps, neurons = x.shape[0], x.numel() // x.shape[0]
-    logical = {d: prod(x.shape[d + 1 :]) for d in range(1, x.dim())}
-    order = sorted((d for d in range(x.dim()) if x.shape[d] > 1), key=x.stride, reverse=True)
-    expected, merged = x.numel(), []
-    for d in order:
-        expected //= x.shape[d]
-        if x.stride(d) != expected:
-            return None
-        if d == 0:
-            continue
-        if merged and merged[-1][1] == x.shape[d] * logical[d]:
-            merged[-1] = (merged[-1][0] * x.shape[d], logical[d])
-        else:
-            merged.append((x.shape[d], logical[d]))
-    if len(merged) > 4:
-        return None
-    merged = [(1, 0)] * (4 - len(merged)) + merged
-    sizes, strides = zip(*merged, strict=True)
-    permuted = strides[:3] != (0, 0, 0)
-    return Geometry(steps, neurons, neurons if steps == 1 else x.stride(0), permuted, sizes[1:], strides)
-
-
-def arrange(x: Tensor) -> tuple[Tensor, Geometry]:
-    """x in a layout that the kernels can walk: as it lies, or copied once."""
-    found = geometry(x)
-    if found is None:
-        x = torch.empty_like(x).copy_(x)
-        found = geometry(x)
-    if found is None:
-        x = x.contiguous()
-        found = geometry(x)
-    assert found is not None
-    return x, found
-
-
-def like(layout: Tensor, x: Tensor) -> Tensor:
-    """x, copied into the layout of another tensor of its shape if it lies differently."""
-    same = all(n == 1 or a == b for n, a, b in zip(x.shape, x.stride(), layout.stride(), strict=True))
-    return x if same else torch.empty_like(layout, dtype=x.dtype).copy_(x)
-
-
+# Contracted, a * b + c rounds once instead of twice, and a membrane at its threshold fires differently.
+OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}
+NUM_WARPS = 4
+NEURONS_PER_THREAD = {
+    "forward": 4,  # 128 bits of fp32, and what sum_four expects
+    "backward": 4,
+    "noisy backward": 2,  # four would take 80 to 110 registers
+}
 INTERPRETED = not isinstance(lif_fwd_kernel, triton.JITFunction)
+NEVER = 2**30  # a checkpoint
 
 
-def config() -> Config:
-    if INTERPRETED:
-        return CONFIGS["interpreter"]
-    return CONFIGS["hip" if torch.version.hip else "cuda"]
+def block_size(what: str, warp_size: int) -> int:
+    return NEURONS_PER_THREAD[what] * NUM_WARPS * warp_size
 
 
 def lif_fwd(
-    x, v_init, seed, noise_step, checkpoint_every, decay, gain, leak_bias, v_threshold, v_rest, soft_reset,
-    noise_std, noise_in_membrane, guard_margin, curve, curve_height, curve_scale, surrogate_at_h, detach_reset
-):
-    dense, g = arrange(x)
-    spikes = torch.empty_like(dense)
-    v_final = torch.empty_like(dense[0], dtype=torch.float32)
-    rows = (g.steps - 1) // checkpoint_every if checkpoint_every else 0
-    checkpoints = torch.empty(rows, g.neurons, dtype=torch.float32, device=x.device)
-    block, num_warps = config()
-    programs = triton.cdiv(g.neurons, block)
-    counts = torch.zeros(2, programs, dtype=torch.int64, device=x.device)
-    depths = torch.zeros(programs, dtype=torch.float64, device=x.device)
+    x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, checkpoint_every: int, *scalars: Any
+) -> tuple[Tensor, ...]:
+    """The operator ``lif_fwd_triton`` (see :mod:`tgo_kernels.ops`)."""
+    *constants, soft, noise_std, noise_in_membrane, guard_margin, _, _, _, _, _ = scalars
+    if checkpoint_every not in (0, 8):
+        raise ValueError(f"checkpoint_every must be 0 or 8, got {checkpoint_every}")
+    dense, layout = arrange(x)
+    spikes, v_final = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
+    rows = (layout.steps - 1) // checkpoint_every if checkpoint_every else 0
+    checkpoints = x.new_empty(rows * layout.neurons, dtype=torch.float32)
+    block, programs = _grid("forward", layout)
+    counts = x.new_empty((2, programs), dtype=torch.int64)
+    penalties = x.new_empty(programs, dtype=torch.float64)
+    guard = guard_margin > 0 and programs > 0
     if programs:
-        lif_fwd_kernel[(programs,)](
-            dense, None if v_init is None else like(v_final, v_init), seed, spikes, v_final, checkpoints, depths, counts,
-            g.steps, g.neurons // g.alignment, g.inner // g.alignment, noise_step, *g.sizes, *g.strides,
-            decay, gain, leak_bias, v_threshold, v_rest, noise_std, guard_margin,
-            SOFT=soft_reset, NOISE=0 if noise_std == 0 else 1 if noise_in_membrane else 2, GUARD=guard_margin > 0,
-            TIME_OUTERMOST=g.inner == g.neurons, PERMUTED=g.permuted, ALIGNMENT=g.alignment,
-            HAS_V_INIT=v_init is not None, K=checkpoint_every if rows else 0, BLOCK=block, num_warps=num_warps, **OPTIONS)
-    penalty = (depths.sum() / max(x.numel(), 1)).float()
-    return spikes, v_final, penalty, counts[1].sum(), counts[0].sum(), checkpoints
+        with torch.cuda.device_of(x):
+            lif_fwd_kernel[(programs,)](
+                dense,
+                None if v_init is None else like(v_final, v_init),
+                seed,
+                spikes,
+                v_final,
+                checkpoints,
+                penalties,
+                counts,
+                *_sizes(layout, noise_step),
+                *constants,
+                noise_std,
+                guard_margin,
+                *_layout_flags(layout, noise_std),
+                HAS_V_INIT=v_init is not None,
+                SOFT=soft,
+                NOISE=_noise_mode(noise_std, noise_in_membrane),
+                GUARD=guard,
+                K=checkpoint_every,
+                BLOCK=block,
+                num_warps=NUM_WARPS,
+                **OPTIONS,
+            )
+    fired = counts[0].sum()
+    if guard:
+        neighbors, penalty = counts[1].sum(), (penalties.sum() / x.numel()).float()
+    else:
+        neighbors, penalty = torch.zeros_like(fired), x.new_zeros((), dtype=torch.float32)
+    if dense is not x:
+        spikes, v_final = like(torch.empty_like(x), spikes), like(torch.empty_like(x[0]), v_final)
+    return spikes, v_final, penalty, neighbors, fired, checkpoints
 
 
 def lif_bwd(
-    x, v_init, seed, noise_step, checkpoint_every, checkpoints, g_spikes, g_v_final, g_penalty, need_g_v_init,
-    decay, gain, leak_bias, v_threshold, v_rest, soft_reset,
-    noise_std, noise_in_membrane, guard_margin, curve, curve_height, curve_scale, surrogate_at_h, detach_reset
-):
-    dense, g = arrange(x)
+    x: Tensor,
+    v_init: Tensor | None,
+    seed: Tensor | None,
+    noise_step: int,
+    checkpoint_every: int,
+    checkpoints: Tensor,
+    g_spikes: Tensor | None,
+    g_v_final: Tensor | None,
+    g_penalty: Tensor | None,
+    need_g_v_init: bool,
+    *scalars: Any,
+) -> tuple[Tensor, Tensor]:
+    """The operator ``lif_bwd_triton`` (see :mod:`tgo_kernels.ops`)."""
+    *constants, soft, noise_std, noise_in_membrane, guard_margin, curve, height, scale, at_h, detach_reset = scalars
+    dense, layout = arrange(x)
+    # The interpreter does not round fp32 to the nearest bf16; torch does.
     g_x = torch.empty_like(dense, dtype=torch.float32 if INTERPRETED else x.dtype)
     state = torch.empty_like(dense[0], dtype=torch.float32)
-    g_v_init = torch.empty_like(state) if need_g_v_init else state.new_empty(0)
-    block, num_warps = config()
-    programs = triton.cdiv(g.neurons, block)
+    g_v_init = state if need_g_v_init else x.new_empty(0, dtype=torch.float32)
+    block, programs = _grid("noisy backward" if noise_std > 0 else "backward", layout)
     if programs:
-        lif_bwd_kernel[(programs,)](
-            dense, None if v_init is None else like(state, v_init), seed, checkpoints,
-            None if g_spikes is None else like(dense, g_spikes), None if g_v_final is None else like(state, g_v_final),
-            g_penalty, g_x, g_v_init,
-            g.steps, g.neurons // g.alignment, g.inner // g.alignment, noise_step, *g.sizes, *g.strides,
-            decay, gain, leak_bias, v_threshold, v_rest, noise_std, guard_margin, curve_height, curve_scale,
-            SOFT=soft_reset, NOISE=0 if noise_std == 0 else 1 if noise_in_membrane else 2, GUARD=g_penalty is not None and guard_margin > 0,
-            CURVE=curve, SURROGATE_AT_H=surrogate_at_h, DETACH_RESET=detach_reset,
-            TIME_OUTERMOST=g.inner == g.neurons, PERMUTED=g.permuted, ALIGNMENT=g.alignment,
-            HAS_V_INIT=v_init is not None, HAS_G_SPIKES=g_spikes is not None, HAS_G_V_FINAL=g_v_final is not None,
-            HAS_G_V_INIT=need_g_v_init, K=checkpoint_every or 1<<30, BLOCK=block, num_warps=num_warps, **OPTIONS)
-    return g_x.to(x.dtype), g_v_init
+        with torch.cuda.device_of(x):
+            lif_bwd_kernel[(programs,)](
+                dense,
+                None if v_init is None else like(state, v_init),
+                seed,
+                checkpoints,
+                None if g_spikes is None else like(dense, g_spikes),
+                None if g_v_final is None else like(state, g_v_final),
+                g_penalty,
+                g_x,
+                g_v_init,
+                *_sizes(layout, noise_step),
+                *constants,
+                noise_std,
+                guard_margin,
+                height,
+                scale,
+                *_layout_flags(layout, noise_std),
+                HAS_V_INIT=v_init is not None,
+                HAS_G_SPIKES=g_spikes is not None,
+                HAS_G_V_FINAL=g_v_final is not None,
+                HAS_G_V_INIT=need_g_v_init,
+                SOFT=soft,
+                NOISE=_noise_mode(noise_std, noise_in_membrane),
+                GUARD=g_penalty is not None and guard_margin > 0,
+                CURVE=curve,
+                SURROGATE_AT_H=at_h,
+                DETACH_RESET=detach_reset,
+                K=checkpoint_every or NEVER,
+                BLOCK=block,
+                num_warps=NUM_WARPS,
+                **OPTIONS,
+            )
+    g_x = g_x.to(x.dtype)
+    if dense is not x:
+        g_x = like(torch.empty_like(x), g_x)
+        g_v_init = like(torch.empty_like(x[0]), g_v_init) if need_g_v_init else g_v_init
+    return g_x, g_v_init
+
+
+def _grid(what: str, layout: Layout) -> tuple[int, int]:
+    """Neurons of a program, and how many programs."""
+    if INTERPRETED:  # a program costs milliseconds, whatever its size
+        block = min(8192, max(4, triton.next_power_of_2(layout.neurons)))
+    else:
+        block = block_size(what, 64 if torch.version.hip else 32)
+    return block, triton.cdiv(layout.neurons, block)
+
+
+def _sizes(layout: Layout, noise_step: int) -> tuple[int, ...]:
+    """The arguments named by SIZES. N and inner in units of the alignment, so that the compiler sees its multiples."""
+    neurons, inner = layout.neurons // layout.alignment, layout.inner // layout.alignment
+    return layout.steps, neurons, inner, noise_step, *layout.sizes, *layout.strides
+
+
+def _layout_flags(layout: Layout, noise_std: float) -> tuple[int, bool, bool]:
+    """ALIGNMENT, TIME_OUTERMOST and PERMUTED."""
+    return layout.alignment, layout.inner == layout.neurons, layout.permuted and noise_std > 0
+
+
+def _noise_mode(noise_std: float, noise_in_membrane: bool) -> int:
+    return (MEMBRANE if noise_in_membrane else THRESHOLD).value if noise_std > 0 else NO_NOISE.value

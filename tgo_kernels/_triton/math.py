@@ -1,7 +1,7 @@
-"""What the kernels compute, for one block of neurons: the step, the surrogate curves and the noise.
+"""What the kernels compute for one block of neurons: a step and its reverse, the surrogate curves, the noise.
 
-The specification is :mod:`tgo_kernels.reference`, :mod:`tgo_kernels.surrogate` and :mod:`tgo_kernels.noise`; each
-function here has the name of its model there, and the same order of operations.
+The specification is :mod:`tgo_kernels.reference`, :mod:`tgo_kernels.surrogate` and :mod:`tgo_kernels.noise`; the order
+of operations is theirs.
 """
 
 import triton
@@ -10,14 +10,9 @@ import triton.language as tl
 from tgo_kernels import noise
 from tgo_kernels.surrogate import Curve
 
-LOG_POLYNOMIAL = tl.constexpr(noise.LOG_POLYNOMIAL)
-SIN_POLYNOMIAL = tl.constexpr(noise.SIN_POLYNOMIAL)
-COS_POLYNOMIAL = tl.constexpr(noise.COS_POLYNOMIAL)
-NEG_LN_2 = tl.constexpr(noise.NEG_LN_2)
-MULTIPLIER_0, MULTIPLIER_1 = (tl.constexpr(word) for word in noise.MULTIPLIERS)
-KEY_INCREMENT_0, KEY_INCREMENT_1 = (tl.constexpr(word) for word in noise.KEY_INCREMENTS)
-ROUNDS = tl.constexpr(noise.ROUNDS)
-SQRT_HALF_BITS = tl.constexpr(noise.SQRT_HALF_BITS)
+NO_NOISE = tl.constexpr(0)
+MEMBRANE = tl.constexpr(1)  # the noise decides the spike and stays in the state
+THRESHOLD = tl.constexpr(2)  # the noise only decides the spike
 
 LORENTZ = tl.constexpr(int(Curve.LORENTZ))
 LOGISTIC = tl.constexpr(int(Curve.LOGISTIC))
@@ -27,19 +22,38 @@ EXPONENTIAL = tl.constexpr(int(Curve.EXPONENTIAL))
 INVERSE_SQUARE = tl.constexpr(int(Curve.INVERSE_SQUARE))
 GAUSSIAN = tl.constexpr(int(Curve.GAUSSIAN))
 
+MULTIPLIER_0, MULTIPLIER_1 = (tl.constexpr(word) for word in noise.MULTIPLIERS)
+KEY_INCREMENT_0, KEY_INCREMENT_1 = (tl.constexpr(word) for word in noise.KEY_INCREMENTS)
+ROUNDS = tl.constexpr(noise.ROUNDS)
+LOG_POLYNOMIAL = tl.constexpr(noise.LOG_POLYNOMIAL)
+SIN_POLYNOMIAL = tl.constexpr(noise.SIN_POLYNOMIAL)
+COS_POLYNOMIAL = tl.constexpr(noise.COS_POLYNOMIAL)
+NEG_LN_2 = tl.constexpr(noise.NEG_LN_2)
+SQRT_HALF_BITS = tl.constexpr(noise.SQRT_HALF_BITS)
+
 
 @triton.jit
-def charge(v, x, decay, gain, leak_bias):
-    """The membrane before noise and reset."""
-    return decay * v + gain * x + leak_bias
+def one_step(v, x, xi, neuron, SOFT: tl.constexpr, NOISE: tl.constexpr):
+    """The next state, the spike, and the membrane before and after the noise."""
+    decay, gain, leak_bias, v_threshold, v_rest, noise_std = neuron
+    h = decay * v + gain * x + leak_bias
+    u = h
+    if NOISE != NO_NOISE:
+        u = h + noise_std * xi
+    s = u >= v_threshold
+    w = h if NOISE == THRESHOLD else u
+    return tl.where(s, w - v_threshold if SOFT else v_rest, w), s, h, u
 
 
 @triton.jit
-def reset(s, w, v_threshold, v_rest, SOFT: tl.constexpr):
-    """The state after a step, by selection: ``w`` is the membrane that carries over where the neuron is silent."""
-    if SOFT:
-        return tl.where(s, w - v_threshold, w)
-    return tl.where(s, v_rest, w)
+def one_step_back(g_v, h, u, v_threshold, v_rest, SOFT: tl.constexpr, NOISE: tl.constexpr, DETACH_RESET: tl.constexpr):
+    """From dL/dv after the step: what passes the reset, and what comes to the spike through it."""
+    past = g_v if SOFT else tl.where(u >= v_threshold, 0.0, g_v)
+    if DETACH_RESET:
+        return past, tl.zeros_like(g_v)
+    else:
+        jump = -v_threshold if SOFT else v_rest - (h if NOISE == THRESHOLD else u)
+        return past, tl.where(g_v == 0, 0.0, g_v * jump)  # the jump may be infinite
 
 
 @triton.jit
@@ -72,24 +86,27 @@ def relu(z):
 
 @triton.jit
 def two_normals(seed_ptr, low, high, step, renew, c, d):
-    """The noise of the even ``step`` and the one after, and the second half of their Philox block.
+    """The noise of the even ``step`` and of the one after, and the second half of their Philox block.
 
-    That half, ``c`` and ``d``, serves the next two steps, unless ``renew`` asks for a new block.
+    That half, ``c`` and ``d``, serves the next two steps. ``renew`` computes the block anew, else they are taken.
     """
-    a, b = c, d
+    a = c
+    b = d
     if renew:
         w0, w1, c, d = philox(tl.load(seed_ptr), low, high, step // 4)
-        a, b = tl.where(step % 4 == 0, w0, c), tl.where(step % 4 == 0, w1, d)
+        a = tl.where(step % 4 == 0, w0, c)
+        b = tl.where(step % 4 == 0, w1, d)
     z0, z1 = box_muller(a, b)
     return z0, z1, c, d
 
 
 @triton.jit
 def philox(seed, c0, c1, block):
+    """Philox4x32-10 at counter ``(c0, c1, block, 0)``."""
     k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
     c2, c3 = block.to(tl.uint32), tl.full((), 0, tl.uint32)
     for _ in tl.static_range(ROUNDS):
-        # One 64-bit product: cheaper than tl.umulhi and a second multiplication for the low word.
+        # One product of 64 bits: cheaper than tl.umulhi and another multiplication for the low word.
         p0, p1 = c0.to(tl.uint64) * MULTIPLIER_0, c2.to(tl.uint64) * MULTIPLIER_1
         c0, c1 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0, p1.to(tl.uint32)
         c2, c3 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1, p0.to(tl.uint32)
@@ -99,11 +116,12 @@ def philox(seed, c0, c1, block):
 
 @triton.jit
 def box_muller(a, b):
+    """Two standard normals from two words."""
     u = ((a >> 1).to(tl.int32, bitcast=True).to(tl.float32) + 0.5) * 2.0**-31
     bits = u.to(tl.int32, bitcast=True)
     exponent = (bits - SQRT_HALF_BITS) >> 23
     f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-    # Correctly rounded: tl.sqrt is an approximation on GPUs, and the spikes would differ.
+    # Correctly rounded: tl.sqrt approximates on GPUs, and a spike could differ.
     radius = tl.sqrt_rn(exponent.to(tl.float32) * NEG_LN_2 + f * horner(LOG_POLYNOMIAL, 7, f))
 
     y = (b << 2).to(tl.int32, bitcast=True).to(tl.float32) * 2.0**-32

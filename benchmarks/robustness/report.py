@@ -1,0 +1,47 @@
+"""The demonstration's table, and what its numbers are and are not."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tgo_kernels as tgo
+
+
+def table(rows: list[dict[str, Any]], steps: int, narrow_alpha: float) -> list[str]:
+    """An aligned Markdown table of the rows: two columns of text, then numbers."""
+    shares = {
+        "clean": "clean",
+        "fgsm": "FGSM",
+        "pgd": f"PGD-{steps}",
+        "pgd_narrow": f"PGD-{steps}, ATan({narrow_alpha:g})",
+        "neighbors": "threshold neighbours",
+    }
+    cells = [["model", "noise in test", *shares.values(), "s/epoch fused", "s/epoch reference"]]
+    for row in rows:
+        seconds = [f"{row['seconds'][engine]:.2f}" for engine in ("fused", "reference")]
+        noise = "on" if row["noise"] else "off"
+        cells.append([row["model"], noise, *(f"{100 * row[key]:.1f} %" for key in shares), *seconds])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    lines = [
+        [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+        for line in cells
+    ]
+    return [f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])]
+
+
+def machine() -> dict[str, str]:
+    """What a time depends on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "CPU": models[0] if models else platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "fused layer": tgo.available_impls("cpu")[0],
+        "versions": f"tgo_kernels {tgo.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        "memory allocator": os.environ.get("LD_PRELOAD") or "the system's",
+    }

@@ -1,0 +1,74 @@
+"""Where a neuron lies in memory, and which neuron it is, for any dense layout of x [T, *]."""
+
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+DIMS = 4  # of a permuted layout that the kernels can follow
+
+
+class Layout(NamedTuple):
+    """Neurons are numbered m = 0..N-1 in the order of memory; x[t] of neuron m lies at
+    ``(m // inner) * inner * T + t * inner + m % inner``, so that ``inner`` is N where time is outermost.
+
+    The noise knows a neuron by its logical index, its row-major position in [*]: that of m follows from the DIMS
+    neuron dimensions, outermost in memory first, merged where they lie alike in both orders.
+    """
+
+    steps: int
+    neurons: int
+    inner: int
+    sizes: tuple[int, ...]  # of all but the outermost
+    strides: tuple[int, ...]  # between logical indices
+
+    @property
+    def permuted(self) -> bool:
+        return self.strides != (0, 0, 0, 1)
+
+    @property
+    def alignment(self) -> int:
+        """Divides N and inner: 16 permits vector loads. Nothing else about sizes is known to the compiler."""
+        return 16 if self.neurons % 16 == 0 and self.inner % 16 == 0 else 1
+
+
+def layout_of(x: Tensor) -> Layout | None:
+    """None where x is not dense (holes, overlaps) or has more than DIMS neuron dimensions in another order."""
+    steps, neurons = x.shape[0], x.numel() // x.shape[0]
+    if neurons == 0:
+        return Layout(steps, 0, 0, (1, 1, 1), (0, 0, 0, 1))
+    expected = x.numel()
+    dims: list[tuple[int, int]] = []
+    for d in sorted((d for d in range(x.dim()) if x.shape[d] > 1), key=x.stride, reverse=True):
+        expected //= x.shape[d]
+        if x.stride(d) != expected:
+            return None
+        if d == 0:
+            continue
+        logical = prod(x.shape[d + 1 :])
+        if dims and dims[-1][1] == x.shape[d] * logical:
+            dims[-1] = (dims[-1][0] * x.shape[d], logical)
+        else:
+            dims.append((x.shape[d], logical))
+    if len(dims) > DIMS:
+        return None
+    dims = dims or [(1, 1)]
+    sizes, strides = zip(*([(1, 0)] * (DIMS - len(dims)) + dims), strict=True)
+    return Layout(steps, neurons, neurons if steps == 1 else x.stride(0), sizes[1:], strides)
+
+
+def arrange(x: Tensor) -> tuple[Tensor, Layout]:
+    """x as the kernels can walk it: as it lies if it is dense, else copied once."""
+    for candidate in (lambda: x, lambda: torch.empty_like(x).copy_(x), x.contiguous):
+        arranged = candidate()
+        layout = layout_of(arranged)
+        if layout is not None:
+            return arranged, layout
+    raise AssertionError("a contiguous tensor is dense")
+
+
+def like(template: Tensor, x: Tensor) -> Tensor:
+    """x with the strides of ``template``, copied if they differ."""
+    same = all(n == 1 or a == b for n, a, b in zip(x.shape, x.stride(), template.stride(), strict=True))
+    return x if same else torch.empty_like(template, dtype=x.dtype).copy_(x)
