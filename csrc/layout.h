@@ -21,9 +21,12 @@ struct Layout {
 
   int64_t offset(int64_t m, int64_t t) const { return (m / inner) * inner * steps + t * inner + m % inner; }
 
+  // Whether the order of memory is the logical one.
+  bool logical_order() const { return dims.empty() || (dims.size() == 1 && dims[0].logical_stride == 1); }
+
   // Logical indices of the neurons m .. m + len - 1.
   void logical(int64_t m, int64_t len, int64_t* index) const {
-    const Dim last = dims.empty() ? Dim{neurons, 1} : dims.back();
+    const Dim last = dims.back();
     for (int64_t j = 0; j < len;) {
       int64_t rest = (m + j) / last.size, first = 0;
       const int64_t start = (m + j) % last.size, run = std::min(last.size - start, len - j);

@@ -56,17 +56,18 @@ TGO_HD double sum(Vector v) {
   return total;
 }
 
-void noise(uint64_t seed, const int64_t* neuron, int64_t len, uint32_t block, OutRows z, const char* const* ahead,
-           int ahead_count) {
+void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z,
+           const char* const* ahead, int ahead_count) {
   alignas(64) uint32_t words[4][kBlock];
-  Lanes keys[2 * kRounds];
+  Lanes count, keys[2 * kRounds];
+  for (int i = 0; i < kLanes / 2; ++i) count[i] = i;
   philox_keys(seed, keys);
   asm("" : "+m"(keys));  // in memory: to broadcast them anew at every use costs more
   for (int64_t j = 0; j < len; j += kLanes / 2) {
     if (j % 16 == 0)
       for (int i = 0; i < ahead_count; ++i) __builtin_prefetch(ahead[i] + j * sizeof(float));
-    Lanes index, lanes[4];
-    memcpy(&index, neuron + j, sizeof(index));
+    Lanes index = count + uint64_t(first + j), lanes[4];
+    if (neuron) memcpy(&index, neuron + j, sizeof(index));
     philox<LaneOps>(keys, index, block, lanes);
     for (int i = 0; i < 4; ++i) {
       const HalfWord low = __builtin_convertvector(lanes[i], HalfWord);

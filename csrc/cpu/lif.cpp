@@ -31,7 +31,7 @@ class BlockNoise {
  public:
   BlockNoise(const Options& options, const Layout& layout, const Kernels& kernels, int64_t m, int64_t len)
       : options_(options), layout_(layout), kernels_(kernels), m_(m), len_(len), s_(scratch()) {
-    if (!options.noisy) return;
+    if (!options.noisy || layout.logical_order()) return;
     layout.logical(m, len, s_.index);
     std::fill(s_.index + len, s_.index + kBlock, 0);
   }
@@ -53,7 +53,7 @@ class BlockNoise {
           for (const RowIO* tensor : tensors)
             if ((ahead[count] = tensor->ahead(t, m_, len_))) ++count;
       }
-      kernels_.noise(options_.seed, s_.index, len_, uint32_t(q), rows, ahead, count);
+      kernels_.noise(options_.seed, layout_.logical_order() ? nullptr : s_.index, m_, len_, uint32_t(q), rows, ahead, count);
     }
   }
 
