@@ -72,10 +72,13 @@ def beside(index, v):
 
 
 @triton.jit
-def load_two(ptr, t, begin, end, inner, inside):
+def load_two(ptr, t, begin, end, place):
     """Rows ``t`` and ``t + 1`` in fp32, those within ``begin <= t < end``."""
-    row0 = tl.load(ptr + t * inner, mask=inside & (t >= begin) & (t < end)).to(tl.float32)
-    row1 = tl.load(ptr + (t + 1) * inner, mask=inside & (t + 1 >= begin) & (t + 1 < end)).to(tl.float32)
+    lane, limit, inner = place
+    limit0 = tl.where((t >= begin) & (t < end), limit, 0)
+    limit1 = tl.where((t + 1 >= begin) & (t + 1 < end), limit, 0)
+    row0 = tl.load(ptr + t * inner, mask=lane < limit0).to(tl.float32)
+    row1 = tl.load(ptr + (t + 1) * inner, mask=lane < limit1).to(tl.float32)
     return row0, row1
 
 
@@ -127,8 +130,10 @@ def lif_fwd_kernel(
     start = program * BLOCK
     lane = tl.arange(0, BLOCK)
     m = start + lane  # [BLOCK] neurons in the order of memory
-    inside = lane < tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    limit = tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    inside = lane < limit
     inner = inner.to(tl.int64) * ALIGNMENT
+    place = (lane, limit, inner)
     offset = offset_of(m, steps, inner, TIME_OUTERMOST)
     neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
     sizes = (size1, size2, size3)
@@ -157,7 +162,7 @@ def lif_fwd_kernel(
             xi0, xi1, c, d = two_normals(seed_ptr, beside(low, v), high, step, renew, c, d)
             xi = (xi0, xi1)
         else:
-            x = load_two(x_ptr + offset, pair, 0, steps, inner, inside)
+            x = load_two(x_ptr + offset, pair, 0, steps, place)
         for i in tl.static_range(2):
             t = pair + i
             if (t >= 0) & (t < steps):
@@ -192,16 +197,15 @@ def two_steps(
     c,
     d,
     x_ptr,
-    seed_ptr,
     pair,
     begin,
     end,
-    step,
-    renew,
-    inner,
-    inside,
+    place,
+    seed_ptr,
     low,
     high,
+    step,
+    renew,
     neuron,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
@@ -211,7 +215,7 @@ def two_steps(
     if NOISE != NO_NOISE:
         xi0, xi1, c, d = two_normals(seed_ptr, beside(low, v), high, step, renew, c, d)
     h0, u0, h1, u1 = v, v, v, v
-    x0, x1 = load_two(x_ptr, pair, begin, end, inner, inside)
+    x0, x1 = load_two(x_ptr, pair, begin, end, place)
     if (pair >= begin) & (pair < end):
         v, _, h0, u0 = one_step(v, x0, xi0, neuron, SOFT, NOISE)
     if (pair + 1 >= begin) & (pair + 1 < end):
@@ -228,8 +232,7 @@ def two_steps_back(
     g_x_ptr,
     pair,
     steps,
-    inner,
-    inside,
+    place,
     constants,
     curve,
     HAS_G_SPIKES: tl.constexpr,
@@ -243,8 +246,9 @@ def two_steps_back(
     """The reverse of both steps: writes their g_x and returns dL/dv before them."""
     decay, gain, v_threshold, v_rest, guard_margin, k = constants
     curve_height, curve_scale = curve
+    lane, limit, inner = place
     if HAS_G_SPIKES:
-        g_s = load_two(g_spikes_ptr, pair, 0, steps, inner, inside)
+        g_s = load_two(g_spikes_ptr, pair, 0, steps, place)
     for i in tl.static_range(1, -1, -1):
         t = pair + i
         if (t >= 0) & (t < steps):
@@ -258,7 +262,7 @@ def two_steps_back(
                 distance = h[i] - v_threshold
                 pull = tl.where(distance > 0, k, tl.where(distance < 0, -k, 0.0))
                 g_h -= tl.where(tl.abs(distance) < guard_margin, pull, 0.0)
-            tl.store(g_x_ptr + t * inner, (gain * g_h).to(g_x_ptr.dtype.element_ty), mask=inside)
+            tl.store(g_x_ptr + t * inner, (gain * g_h).to(g_x_ptr.dtype.element_ty), mask=lane < limit)
             g_v = decay * g_h
     return g_v
 
@@ -313,9 +317,11 @@ def lif_bwd_kernel(
     start = tl.program_id(0).to(tl.int64) * BLOCK
     lane = tl.arange(0, BLOCK)
     m = start + lane  # [BLOCK] neurons in the order of memory
-    inside = lane < tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    limit = tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    inside = lane < limit
     neurons = neurons.to(tl.int64) * ALIGNMENT
     inner = inner.to(tl.int64) * ALIGNMENT
+    place = (lane, limit, inner)
     offset = offset_of(m, steps, inner, TIME_OUTERMOST)
     neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
     sizes = (size1, size2, size3)
@@ -355,54 +361,22 @@ def lif_bwd_kernel(
             step = noise_step + pair
             renew = (step % 4 == 0) | (pair <= origin)
             v, c, d, _, _ = two_steps(
-                v,
-                c,
-                d,
-                x_ptr,
-                seed_ptr,
-                pair,
-                origin,
-                steps,
-                step,
-                renew,
-                inner,
-                inside,
-                low,
-                high,
-                neuron,
-                SOFT,
-                NOISE,
+                v, c, d, x_ptr, pair, origin, steps, place, seed_ptr, low, high, step, renew, neuron, SOFT, NOISE
             )
         step = noise_step + first
         v, c, d, h, u = two_steps(
-            v, c, d, x_ptr, seed_ptr, first, 0, steps, step, True, inner, inside, low, high, neuron, SOFT, NOISE
+            v, c, d, x_ptr, first, 0, steps, place, seed_ptr, low, high, step, True, neuron, SOFT, NOISE
         )
         if first + 2 < steps:
             v, c, d, h_late, u_late = two_steps(
-                v,
-                c,
-                d,
-                x_ptr,
-                seed_ptr,
-                first + 2,
-                0,
-                steps,
-                step,
-                False,
-                inner,
-                inside,
-                low,
-                high,
-                neuron,
-                SOFT,
-                NOISE,
+                v, c, d, x_ptr, first + 2, 0, steps, place, seed_ptr, low, high, step, False, neuron, SOFT, NOISE
             )
             g_v = two_steps_back(
-                g_v, h_late, u_late, g_spikes_ptr, g_x_ptr, first + 2, steps, inner, inside, constants, curve,
+                g_v, h_late, u_late, g_spikes_ptr, g_x_ptr, first + 2, steps, place, constants, curve,
                 HAS_G_SPIKES, SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET,
             )  # fmt: skip
         g_v = two_steps_back(
-            g_v, h, u, g_spikes_ptr, g_x_ptr, first, steps, inner, inside, constants, curve,
+            g_v, h, u, g_spikes_ptr, g_x_ptr, first, steps, place, constants, curve,
             HAS_G_SPIKES, SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET,
         )  # fmt: skip
     if HAS_G_V_INIT:
