@@ -40,7 +40,7 @@ def machine() -> dict[str, str]:
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "CPU": models[0] if models else platform.processor() or platform.machine(),
-        "threads": str(torch.get_num_threads()),
+        "threads": f"{torch.get_num_threads()} (OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY') or 'not set'})",
         "fused layer": tgo.available_impls("cpu")[0],
         "versions": f"tgo_kernels {tgo.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         "memory allocator": os.environ.get("LD_PRELOAD") or "the system's",
