@@ -26,19 +26,28 @@ TGO_HD void philox_keys(uint64_t seed, Lane keys[2 * kRounds]) {
   }
 }
 
-// Four words at counter (neuron low, neuron high, block, 0), each in the low half of its 64-bit lane; the high halves
-// are left unspecified. Lane is uint64_t, or a vector of them, with the operations Op.
-template <class Op, class Lane>
-TGO_HD void philox(const Lane keys[2 * kRounds], Lane neuron, uint32_t block, Lane words[4]) {
-  Lane c0 = neuron, c1 = neuron >> 32, c2 = Lane{} + uint64_t(block), c3 = Lane{};
+// Four words at counter (low, high, block, 0) for each of so many neurons (or vectors of them), each word in the low half
+// of its 64-bit lane; the high halves are left unspecified. Lane is uint64_t, or a vector of them, with the operations
+// Op. Neurons are taken side by side since every round waits for the one before.
+template <class Op, int count, class Lane>
+TGO_HD void philox(const Lane keys[2 * kRounds], const Lane low[count], const Lane high[count], Lane block,
+                   Lane words[4][count]) {
+  Lane(&c0)[count] = words[0], (&c1)[count] = words[1], (&c2)[count] = words[2], (&c3)[count] = words[3];
+  for (int i = 0; i < count; ++i) c0[i] = low[i], c1[i] = high[i], c2[i] = block, c3[i] = Lane{};
+#pragma GCC unroll 10
   for (int round = 0; round < kRounds; ++round) {
-    const Lane p0 = Op::multiply(c0, 0xD2511F53u), p1 = Op::multiply(c2, 0xCD9E8D57u);
-    c0 = Op::exclusive_or(p1 >> 32, c1, keys[2 * round]);
-    c1 = p1;
-    c2 = Op::exclusive_or(p0 >> 32, c3, keys[2 * round + 1]);
-    c3 = p0;
+    Lane p0[count], p1[count];
+    for (int i = 0; i < count; ++i) {
+      p0[i] = Op::multiply(c0[i], 0xD2511F53u);
+      p1[i] = Op::multiply(c2[i], 0xCD9E8D57u);
+    }
+    for (int i = 0; i < count; ++i) {
+      c0[i] = Op::exclusive_or(p1[i] >> 32, c1[i], keys[2 * round]);
+      c1[i] = p1[i];
+      c2[i] = Op::exclusive_or(p0[i] >> 32, c3[i], keys[2 * round + 1]);
+      c3[i] = p0[i];
+    }
   }
-  words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }
 
 // Two standard normals: radius from a, angle from b. Root is the correctly rounded square root.

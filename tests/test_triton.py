@@ -10,9 +10,14 @@ from hypothesis import given, settings
 import tgo_kernels as tgo
 from tgo_kernels import noise
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1 (make test runs it so)"
-)
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1, before triton is imported (make test runs it so)", allow_module_level=True)
+triton = pytest.importorskip("triton")
+tl = triton.language
+
+from tgo_kernels._triton import lif as engine  # noqa: E402
+from tgo_kernels._triton.math import two_normals  # noqa: E402
+
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "noise_step": 0, "guard_margin": 0.5}
 
 
@@ -69,32 +74,26 @@ def test_inference_saves_nothing_and_agrees():
         assert torch.equal(a, b)
 
 
+@triton.jit
+def four_normals_kernel(out_ptr, seed_ptr, high, step, BLOCK: tl.constexpr):
+    low = tl.arange(0, BLOCK).to(tl.uint32)
+    z0, z1, c, d = two_normals(seed_ptr, low, high.to(tl.uint32), step, True, low, low)
+    z2, z3, _, _ = two_normals(seed_ptr, low, high.to(tl.uint32), step, False, c, d)
+    tl.store(out_ptr + tl.arange(0, BLOCK), z0)
+    tl.store(out_ptr + BLOCK + tl.arange(0, BLOCK), z1)
+    tl.store(out_ptr + 2 * BLOCK + tl.arange(0, BLOCK), z2)
+    tl.store(out_ptr + 3 * BLOCK + tl.arange(0, BLOCK), z3)
+
+
 def test_noise_beyond_2_32_neurons():
-    import triton
-    import triton.language as tl
-
-    from tgo_kernels._triton.math import two_normals
-
-    @triton.jit
-    def kernel(out_ptr, seed_ptr, high, step, BLOCK: tl.constexpr):
-        low = tl.arange(0, BLOCK).to(tl.uint32)
-        z0, z1, c, d = two_normals(seed_ptr, low, high.to(tl.uint32), step, True, low, low)
-        z2, z3, _, _ = two_normals(seed_ptr, low, high.to(tl.uint32), step + 2, False, c, d)
-        tl.store(out_ptr + low, z0)
-        tl.store(out_ptr + BLOCK + low, z1)
-        tl.store(out_ptr + 2 * BLOCK + low, z2)
-        tl.store(out_ptr + 3 * BLOCK + low, z3)
-
     seed, out = torch.tensor(-(2**62) - 12345), torch.empty(4, 64)
-    kernel[(1,)](out, seed, 3, 2**33, BLOCK=64)
+    four_normals_kernel[(1,)](out, seed, 3, 2**33, BLOCK=64)
     w = noise.philox(seed, (3 << 32) + torch.arange(64), 2**33 // 4)
     assert torch.equal(out, torch.stack([*noise.box_muller(*w[:2]), *noise.box_muller(*w[2:])]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_same_bits_whatever_the_block(dtype, monkeypatch):
-    from tgo_kernels._triton import lif as engine
-
     x, grad = torch.randn(9, 1031).to(dtype), torch.randn(9, 1031).to(dtype)
     results = []
     for block in (64, 512, 2048):

@@ -7,7 +7,7 @@ namespace tgo::cpu::TGO_ISA {
 namespace {
 
 constexpr int kLanes = sizeof(F) / sizeof(float);
-typedef uint32_t HalfWord __attribute__((vector_size(sizeof(F) / 2)));
+constexpr int kPhilox = 4;  // vectors of Philox lanes side by side
 
 #define TGO_ROW(j, len) _Pragma("GCC ivdep") for (int64_t j = 0; j < len; ++j)
 #define TGO_STEPS(i, steps) _Pragma("GCC unroll 4") for (int i = 0; i < steps; ++i)
@@ -56,6 +56,13 @@ TGO_HD double sum(Vector v) {
   return total;
 }
 
+// The low halves of the lanes of a, then of b.
+TGO_HD Word<F> low_halves(Lanes a, Lanes b) {
+  Word<F> even;
+  for (int i = 0; i < kLanes; ++i) even[i] = 2 * i;
+  return __builtin_shuffle((Word<F>)a, (Word<F>)b, even);
+}
+
 void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z,
            const char* const* ahead, int ahead_count) {
   alignas(64) uint32_t words[4][kBlock];
@@ -63,17 +70,34 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uin
   for (int i = 0; i < kLanes / 2; ++i) count[i] = i;
   philox_keys(seed, keys);
   asm("" : "+m"(keys));  // in memory: to broadcast them anew at every use costs more
-  for (int64_t j = 0; j < len; j += kLanes / 2) {
+  const Lanes block_lanes = Lanes{} + uint64_t(block);
+  const auto draw = [&](int64_t j, const auto& index) TGO_INLINE {
+    Lanes low[kPhilox], high[kPhilox], lanes[4][kPhilox];
+    for (int i = 0; i < kPhilox; ++i) index(j + i * (kLanes / 2), &low[i], &high[i]);
+    philox<LaneOps, kPhilox>(keys, low, high, block_lanes, lanes);
+    for (int word = 0; word < 4; ++word)
+      for (int i = 0; i < kPhilox; i += 2) {
+        const Word<F> pair = low_halves(lanes[word][i], lanes[word][i + 1]);
+        memcpy(words[word] + j + i * (kLanes / 2), &pair, sizeof(pair));
+      }
     if (j % 16 == 0)
-      for (int i = 0; i < ahead_count; ++i) __builtin_prefetch(ahead[i] + j * sizeof(float));
-    Lanes index = count + uint64_t(first + j), lanes[4];
-    if (neuron) memcpy(&index, neuron + j, sizeof(index));
-    philox<LaneOps>(keys, index, block, lanes);
-    for (int i = 0; i < 4; ++i) {
-      const HalfWord low = __builtin_convertvector(lanes[i], HalfWord);
-      memcpy(words[i] + j, &low, sizeof(low));
-    }
-  }
+      for (int i = 0; i < ahead_count; ++i)
+        for (int64_t line = j; line < j + kPhilox * kLanes / 2; line += 16)
+          __builtin_prefetch(ahead[i] + line * sizeof(float));
+  };
+  constexpr int64_t width = kPhilox * kLanes / 2;
+  if (neuron)
+    for (int64_t j = 0; j < len; j += width)
+      draw(j, [&](int64_t at, Lanes* low, Lanes* high) TGO_INLINE {
+        memcpy(low, neuron + at, sizeof(*low));
+        *high = *low >> 32;
+      });
+  else  // the high word is the same for the whole block, and what follows from it alone is computed once
+    for (int64_t j = 0; j < len; j += width)
+      draw(j, [&](int64_t at, Lanes* low, Lanes* high) TGO_INLINE {
+        *low = count + uint64_t(first + at);
+        *high = Lanes{} + (uint64_t(first) >> 32);
+      });
   for (int pair = 0; pair < 4; pair += 2)  // loops of its own: the constants of both would not fit in the registers
     for (int64_t j = 0; j < len; j += kLanes) {
       Word<F> a, b;
