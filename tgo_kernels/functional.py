@@ -104,7 +104,7 @@ class _LIF(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         gradients = _backward(ctx, *grads)
-        # create_graph=True: the gradient depends on x even where grads are constants. (A compiled graph has none.)
+        # create_graph=True: the gradient depends on x even where grads are constants. (torch.compile refuses it.)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             x = ctx.saved_tensors[0]
             gradients = tuple(None if g is None else _Once.apply(g, x) for g in gradients)
