@@ -1,6 +1,10 @@
 """The door and the compiled engine against the specification."""
 
 import os
+import platform
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 import torch
@@ -12,10 +16,30 @@ import tgo_kernels as tgo
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "guard_margin": 0.5}
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True, database=None)
+EXAMPLES = int(os.environ.get("NATIVE_EXAMPLES", "2000"))
+
+
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
 @given(cases())
 def test_native_agrees_with_the_specification(case):
     assert_agrees(case, "native")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have one instruction set")
+@pytest.mark.parametrize(("capability", "kernels"), [("default", "generic"), ("avx2", "AVX2")])
+def test_other_instruction_sets_agree_too(capability, kernels):
+    """The random calls again, in a process that is denied the wider vectors."""
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": capability, "NATIVE_EXAMPLES": "300"}
+    run = partial(subprocess.run, env=environment, capture_output=True, text=True)
+    info = run([sys.executable, "-m", "tgo_kernels", "info"])
+    assert f"CPU kernels for {kernels}" in info.stdout, info.stdout + info.stderr
+    tests = run([sys.executable, "-m", "pytest", "-q", __file__, "-k", "native_agrees or same_bits or nan_and_inf"])
+    assert tests.returncode == 0, tests.stdout + tests.stderr
+
+
+def test_outputs_too_large_for_the_caches():
+    x, grad = torch.randn(2, 4, 2**21 + 32)
+    assert_agrees(Case(x, None, {**EVERYTHING, "noise_step": 0}, grad, None, 1.0), "native")
 
 
 @pytest.mark.parametrize("impl", ["native", "reference"])

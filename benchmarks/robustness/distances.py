@@ -74,7 +74,7 @@ def draw(before: Distances, after: Distances, title: str, path: Path) -> None:
         panel.set(xlim=(-REACH, REACH), ylim=(0, top))
         panel.spines[["top", "right"]].set_visible(False)
     panels[1].stairs(heights[0], edges, color=COLORS[0], lw=1.2, label=NAMES[0])
-    panels[1].legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.9))
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     panels[0].set_ylabel(f"neuron-steps per {2 * REACH / BINS:g} (%)")
     figure.suptitle(title, fontsize=13)
     figure.savefig(path, dpi=150)

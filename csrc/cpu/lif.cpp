@@ -2,8 +2,10 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <string_view>
 
 namespace tgo::cpu {
 namespace {
@@ -85,9 +87,12 @@ void for_each_block(const Layout& layout, const F& f) {
 
 const Kernels& best_kernels() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-  static const Kernels& best = __builtin_cpu_supports("x86-64-v4")   ? avx512::kernels
-                               : __builtin_cpu_supports("x86-64-v3") ? avx2::kernels
-                                                                     : generic::kernels;
+  const char* set = std::getenv("ATEN_CPU_CAPABILITY");  // torch's own way to ask for less than the machine has
+  const std::string_view limit = set ? set : "";
+  static const Kernels& best =
+      limit != "default" && limit != "avx2" && __builtin_cpu_supports("x86-64-v4") ? avx512::kernels
+      : limit != "default" && __builtin_cpu_supports("x86-64-v3")                  ? avx2::kernels
+                                                                                   : generic::kernels;
   return best;
 #else
   return generic::kernels;
