@@ -40,11 +40,20 @@ SIZES = [
 
 
 @triton.jit
-def offset_of(m, steps, inner, TIME_OUTERMOST: tl.constexpr):
-    """Where neuron m lies at step 0."""
-    if TIME_OUTERMOST:
-        return m
-    return (m // inner) * inner * steps + m % inner
+def block_of(
+    start, steps, neurons, inner, ALIGNMENT: tl.constexpr, TIME_OUTERMOST: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The neurons from ``start`` on, in the order of memory: where each lies at step 0, and the place of all in a row.
+
+    N and inner come in units of ALIGNMENT, so that the compiler sees its multiples. A place is the lanes, how many of
+    them are neurons, and the distance from one step to the next.
+    """
+    lane = tl.arange(0, BLOCK)
+    m = start + lane
+    limit = tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    inner = inner.to(tl.int64) * ALIGNMENT
+    offset = m if TIME_OUTERMOST else (m // inner) * inner * steps + m % inner
+    return m, offset, (lane, limit, inner)
 
 
 @triton.jit
@@ -128,17 +137,11 @@ def lif_fwd_kernel(
 ):
     program = tl.program_id(0).to(tl.int64)
     start = program * BLOCK
-    lane = tl.arange(0, BLOCK)
-    m = start + lane  # [BLOCK] neurons in the order of memory
-    limit = tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    m, offset, place = block_of(start, steps, neurons, inner, ALIGNMENT, TIME_OUTERMOST, BLOCK)
+    lane, limit, inner = place
     inside = lane < limit
-    inner = inner.to(tl.int64) * ALIGNMENT
-    place = (lane, limit, inner)
-    offset = offset_of(m, steps, inner, TIME_OUTERMOST)
     neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
-    sizes = (size1, size2, size3)
-    strides = (stride0, stride1, stride2, stride3)
-    low, high = counter_of(start, lane, sizes, strides, PERMUTED)
+    low, high = counter_of(start, lane, (size1, size2, size3), (stride0, stride1, stride2, stride3), PERMUTED)
     noise_step = noise_step.to(tl.int64)
     odd = 0
     if NOISE != NO_NOISE:
@@ -315,18 +318,12 @@ def lif_bwd_kernel(
     BLOCK: tl.constexpr,
 ):
     start = tl.program_id(0).to(tl.int64) * BLOCK
-    lane = tl.arange(0, BLOCK)
-    m = start + lane  # [BLOCK] neurons in the order of memory
-    limit = tl.minimum(neurons - start // ALIGNMENT, BLOCK).to(tl.int32) * ALIGNMENT
+    m, offset, place = block_of(start, steps, neurons, inner, ALIGNMENT, TIME_OUTERMOST, BLOCK)
+    lane, limit, inner = place
     inside = lane < limit
     neurons = neurons.to(tl.int64) * ALIGNMENT
-    inner = inner.to(tl.int64) * ALIGNMENT
-    place = (lane, limit, inner)
-    offset = offset_of(m, steps, inner, TIME_OUTERMOST)
     neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
-    sizes = (size1, size2, size3)
-    strides = (stride0, stride1, stride2, stride3)
-    low, high = counter_of(start, lane, sizes, strides, PERMUTED)
+    low, high = counter_of(start, lane, (size1, size2, size3), (stride0, stride1, stride2, stride3), PERMUTED)
     noise_step = noise_step.to(tl.int64)
     phase = 0
     if NOISE != NO_NOISE:
@@ -521,7 +518,7 @@ def _grid(what: str, layout: Layout) -> tuple[int, int]:
 
 
 def _sizes(layout: Layout, noise_step: int) -> tuple[int, ...]:
-    """The arguments named by SIZES. N and inner in units of the alignment, so that the compiler sees its multiples."""
+    """The arguments named by SIZES, N and inner in units of the alignment."""
     neurons, inner = layout.neurons // layout.alignment, layout.inner // layout.alignment
     return layout.steps, neurons, inner, noise_step, *layout.sizes, *layout.strides
 
