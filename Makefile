@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml
 
 # The compiled engine, again where its sources changed.
 $(VENV)/built: $(VENV)/installed setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
-	TGO_KERNELS_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	TGO_KERNELS_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --force --inplace
 	$(BIN)/python -m tgo_kernels info
 	touch $@
 

@@ -6,6 +6,7 @@ without the engine, and ``python -m tgo_kernels info`` says so.
 """
 
 import os
+import site
 import sys
 import sysconfig
 from importlib.machinery import PathFinder
@@ -15,7 +16,7 @@ from setuptools import Extension, setup
 
 
 def torch_directory() -> Path | None:
-    places = [*sys.path, sysconfig.get_path("platlib")]
+    places = [*sys.path, sysconfig.get_path("platlib"), site.getusersitepackages()]
     if "VIRTUAL_ENV" in os.environ:
         base = {"base": os.environ["VIRTUAL_ENV"], "platbase": os.environ["VIRTUAL_ENV"]}
         places.append(sysconfig.get_path("platlib", scheme="nt" if os.name == "nt" else "posix_prefix", vars=base))
@@ -43,7 +44,7 @@ def extensions() -> list[Extension]:
             depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
             include_dirs=[str(include), str(include / "torch/csrc/api/include")],
             library_dirs=[str(torch / "lib")],
-            libraries=["c10", "torch", "torch_cpu"],
+            libraries=["c10", "torch_cpu"],
             define_macros=[
                 ("Py_LIMITED_API", "0x030A0000"),
                 ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # runs with torch 2.10 and every later one

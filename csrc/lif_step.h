@@ -52,7 +52,7 @@ TGO_HD F step_backward(F h, F u, F z, F g_s, F g_v, const Neuron& n) {
     ds = g_v == 0.f ? g_s : g_s + g_v * jump;  // the jump may be infinite
   }
   const F direct = n.soft_reset ? g_v : (u >= n.v_threshold ? splat<F>(0.f) : g_v);
-  return ds * z + direct;
+  return (ds == 0.f ? ds : ds * z) + direct;  // z of a NaN membrane is NaN
 }
 
 // What the penalty adds to dL/dh; k = dL/dpenalty / (T*N).

@@ -49,7 +49,7 @@ Tensor empty_state(const Tensor& x) {
                                     detail::from(std::optional(ScalarType::Float)),
                                     detail::from(std::nullopt), detail::from(std::nullopt),
                                     detail::from(std::nullopt), detail::from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
   return detail::to<Tensor>(stack[0]);
 }
 
@@ -62,17 +62,25 @@ Storage storage_of(const Tensor& x) {
   }
 }
 
+#define TGO_SCALAR_PARAMETERS                                                                                    \
+  double decay, double gain, double leak_bias, double v_threshold, double v_rest, bool soft_reset,               \
+      double noise_std, bool noise_in_membrane, double guard_margin, int64_t curve, double curve_height,         \
+      double curve_scale, bool surrogate_at_h, bool detach_reset
+#define TGO_SCALARS                                                                                              \
+  decay, gain, leak_bias, v_threshold, v_rest, soft_reset, noise_std, noise_in_membrane, guard_margin, curve,    \
+      curve_height, curve_scale, surrogate_at_h, detach_reset
+
 struct Call {
   Tensor x;
   Layout layout;
   tgo::cpu::Options options;
   const tgo::cpu::Kernels& kernels = tgo::cpu::best_kernels();
 
-  Call(const Tensor& any_x, const OptionalTensor& seed, int64_t noise_step, int64_t checkpoint_every, double decay,
-       double gain, double leak_bias, double v_threshold, double v_rest, bool soft_reset, double noise_std,
-       bool noise_in_membrane, double guard_margin, int64_t curve, double curve_height, double curve_scale,
-       bool surrogate_at_h, bool detach_reset)
+  Call(const Tensor& any_x, const OptionalTensor& v_init, const OptionalTensor& seed, int64_t noise_step,
+       int64_t checkpoint_every, TGO_SCALAR_PARAMETERS)
       : x(dense(any_x)), layout(tgo::layout_of(x)) {
+    STD_TORCH_CHECK(!v_init || v_init->numel() == layout.neurons, "v_init must have the shape of x without time");
+    STD_TORCH_CHECK(noise_step >= 0, "noise_step must be >= 0, got ", noise_step);
     STD_TORCH_CHECK(noise_std == 0 || seed, "noise_std > 0 needs a seed");
     STD_TORCH_CHECK(0 <= curve && curve < tgo::kCurves, "unknown surrogate curve ", curve);
     STD_TORCH_CHECK(0 <= checkpoint_every && checkpoint_every <= tgo::cpu::kMaxChunk,
@@ -87,23 +95,18 @@ struct Call {
                checkpoint_every};
   }
 
-  RowIO rows(const Tensor& t) const { return RowIO(t.data_ptr(), storage_of(t), layout, kernels); }
-  RowIO output(const Tensor& t) const { return RowIO(t.data_ptr(), storage_of(t), layout, kernels, true); }
+  // Inputs are only read: const_data_ptr leaves copy-on-write tensors as they are.
+  RowIO input(const Tensor& t) const {
+    return RowIO(const_cast<void*>(t.const_data_ptr()), storage_of(t), layout, kernels);
+  }
+  RowIO output(const Tensor& t) const { return RowIO(t.mutable_data_ptr(), storage_of(t), layout, kernels, true); }
 };
-
-#define TGO_SCALAR_PARAMETERS                                                                                    \
-  double decay, double gain, double leak_bias, double v_threshold, double v_rest, bool soft_reset,               \
-      double noise_std, bool noise_in_membrane, double guard_margin, int64_t curve, double curve_height,         \
-      double curve_scale, bool surrogate_at_h, bool detach_reset
-#define TGO_SCALARS                                                                                              \
-  decay, gain, leak_bias, v_threshold, v_rest, soft_reset, noise_std, noise_in_membrane, guard_margin, curve,    \
-      curve_height, curve_scale, surrogate_at_h, detach_reset
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lif_fwd(Tensor any_x, OptionalTensor v_init,
                                                                    OptionalTensor seed, int64_t noise_step,
                                                                    int64_t checkpoint_every,
                                                                    TGO_SCALAR_PARAMETERS) {
-  const Call call(any_x, seed, noise_step, checkpoint_every, TGO_SCALARS);
+  const Call call(any_x, v_init, seed, noise_step, checkpoint_every, TGO_SCALARS);
   const auto& [x, layout, options, kernels] = call;
   Tensor spikes = torch::stable::empty_like(x), v = empty_state(x);
   Tensor penalty = scalar(x, ScalarType::Float);
@@ -118,7 +121,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lif_fwd(Tensor any_x,
     std::fill(state, state + layout.neurons, options.neuron.v_rest);
   tgo::cpu::Totals totals;
   if (layout.neurons)
-    totals = tgo::cpu::forward(options, layout, kernels, call.rows(x), call.output(spikes), state,
+    totals = tgo::cpu::forward(options, layout, kernels, call.input(x), call.output(spikes), state,
                                saved ? checkpoints.mutable_data_ptr<float>() : nullptr);
   *penalty.mutable_data_ptr<float>() = float(layout.neurons ? totals.penalty / double(x.numel()) : 0.);
   *neighbors.mutable_data_ptr<int64_t>() = totals.neighbors;
@@ -130,8 +133,12 @@ std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, Optional
                                    int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
                                    OptionalTensor g_v_final, OptionalTensor g_penalty, bool need_g_v_init,
                                    TGO_SCALAR_PARAMETERS) {
-  const Call call(any_x, seed, noise_step, checkpoint_every, TGO_SCALARS);
+  const Call call(any_x, v_init, seed, noise_step, checkpoint_every, TGO_SCALARS);
   const auto& [x, layout, options, kernels] = call;
+  STD_TORCH_CHECK(checkpoint_every > 0, "checkpoint_every must be > 0");
+  STD_TORCH_CHECK(checkpoints.numel() == (layout.steps - 1) / checkpoint_every * layout.neurons,
+                  "checkpoints must be those of the forward");
+  STD_TORCH_CHECK(!g_spikes || g_spikes->numel() == x.numel(), "g_spikes must have the shape of x");
   Tensor g_x = torch::stable::empty_like(x);
   Tensor g_v = g_v_final || need_g_v_init ? empty_state(x) : torch::stable::new_empty(x, {0}, ScalarType::Float);
   if (g_v_final)
@@ -143,8 +150,8 @@ std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, Optional
     const Tensor g_s = g_spikes ? matched(*g_spikes, x) : x;
     const Tensor start = v_init ? matched(*v_init, empty_state(x)) : checkpoints;
     const float* saved = checkpoints.numel() ? checkpoints.const_data_ptr<float>() : nullptr;
-    tgo::cpu::backward(options, layout, kernels, call.rows(x),
-                       g_spikes ? call.rows(g_s) : RowIO(nullptr, Storage::kFloat, layout, kernels), call.output(g_x),
+    tgo::cpu::backward(options, layout, kernels, call.input(x),
+                       g_spikes ? call.input(g_s) : RowIO(nullptr, Storage::kFloat, layout, kernels), call.output(g_x),
                        v_init ? start.const_data_ptr<float>() : nullptr, saved, k,
                        g_v.numel() ? g_v.mutable_data_ptr<float>() : nullptr);
   }

@@ -36,11 +36,13 @@ def test_penalty_pushes_membranes_from_the_threshold():
     assert float(x.grad) == pytest.approx(0.5)  # descent lowers h: gain * (+1) / (T N)
 
 
-def test_models_without_a_penalty_are_refused():
-    with pytest.raises(ValueError, match="guard_margin > 0"):
+def test_what_has_no_penalty_is_zero_or_named():
+    with pytest.raises(ValueError, match="needs a model with LIF layers"):
         tgo.guard_penalty(torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="guard_margin > 0"):
-        tgo.guard_penalty(tgo.LIF())
+    plain = tgo.LIF()
+    assert tgo.guard_penalty(plain) == 0
+    plain(torch.randn(4, 3, requires_grad=True))
+    assert tgo.guard_penalty(plain) == 0 and not tgo.guard_penalty(plain).requires_grad
     with pytest.raises(RuntimeError, match=r"'0' has not run yet"):
         tgo.guard_penalty(torch.nn.Sequential(tgo.LIF(guard_margin=0.1)))
 

@@ -54,9 +54,26 @@ def test_rates_and_penalty():
 
 def test_before_the_first_forward():
     layer = tgo.LIF()
-    assert layer.penalty is None and layer.v is None
+    assert layer.penalty is layer.v is layer.firing_rate is layer.neighbor_rate is None
+
+
+def test_reset_forgets_the_penalty():
+    layer = tgo.LIF(guard_margin=0.5)
+    layer(torch.randn(4, 3, requires_grad=True))
+    tgo.guard_penalty(layer).backward()
+    layer.reset()
     with pytest.raises(RuntimeError, match="not run yet"):
-        layer.firing_rate  # noqa: B018
+        tgo.guard_penalty(layer)
+
+
+def test_from_decay_of_a_subclass():
+    class Named(tgo.LIF):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.name = "mine"
+
+    layer = Named.from_decay(0.9, 0.2, guard_margin=0.5)
+    assert layer.name == "mine" and (layer.neuron.decay, layer.neuron.gain) == (0.9, 0.2)
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.4])
@@ -133,6 +150,9 @@ def test_a_plain_layer_does_not_keep_the_graph():
     ("arguments", "error", "message"),
     [
         ({"tau": 0.5}, ValueError, "tau must be finite and >= 1"),
+        ({"stateful": "no"}, TypeError, "stateful must be a bool"),
+        ({"noise_in_eval": 3}, TypeError, "noise_in_eval must be a bool"),
+        ({"decay_input": "False"}, TypeError, "decay_input must be a bool"),
         ({"tau": "2"}, TypeError, "tau must be a Python float"),
         ({"impl": "fast"}, ValueError, "impl must be"),
         ({"noise_std": -0.1}, ValueError, "noise_std"),

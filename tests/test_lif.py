@@ -74,6 +74,16 @@ def test_nan_and_inf_behave_as_in_the_specification(surrogate, v_reset):
         assert case.run("native")[0].penalty.isnan()
 
 
+@pytest.mark.parametrize("impl", ["native", "reference"])
+def test_nan_stays_where_no_gradient_passes(impl):
+    """A spike that nothing depends on passes no gradient, though the surrogate of a NaN membrane is NaN."""
+    x = torch.tensor([[0.7], [float("nan")], [0.7], [0.9]], requires_grad=True)
+    (grad,) = torch.autograd.grad(tgo.lif(x, detach_reset=True, impl=impl).v_final.sum(), x)
+    assert grad.flatten().tolist() == [0.125, 0.25, 0.5, 1.0]
+    (grad,) = torch.autograd.grad(tgo.lif(x[:2], guard_margin=0.5, impl=impl).penalty, x)
+    assert grad.flatten().tolist() == [0.5, 0.0, 0.0, 0.0]
+
+
 def _flat(run):
     out, *grads = run
     return [*out, *(g for g in grads if g is not None)]
@@ -108,6 +118,15 @@ def test_what_is_saved_for_backward(steps, dtype):
     checkpoints = (steps - 1) // 8 * neurons * 4
     assert sum(t.nbytes for t in saved) == x.nbytes + v_init.nbytes + 8 + checkpoints
     assert saved[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hooks_may_lose_the_strides_of_what_is_saved(layout):
+    x, grad = lay(torch.randn(20, 2, 5, 3, 3), layout).requires_grad_(), torch.randn(20, 2, 5, 3, 3)
+    (expected,) = torch.autograd.grad(tgo.lif(x).spikes, x, grad)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.numpy().copy(), lambda a: torch.from_numpy(a.copy("C"))):
+        spikes = tgo.lif(x).spikes
+    assert torch.equal(torch.autograd.grad(spikes, x, grad)[0], expected)
 
 
 @pytest.mark.parametrize("split", [1, 2, 3, 4, 5, 8, 11])
@@ -164,10 +183,22 @@ def test_second_backward_and_second_derivative_raise():
     (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         (gradient.sum() + x.sum()).backward()
+    v_init = torch.zeros(10, requires_grad=True)
+    (gradient,) = torch.autograd.grad(tgo.lif(x.detach(), v_init).v_final.sum(), v_init, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        (gradient.sum() + v_init.sum()).backward()
     loss = tgo.lif(x).spikes.sum()
     loss.backward()
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
+
+
+def test_transforms_that_it_does_not_have_raise():
+    x = torch.randn(4, 3)
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(lambda x: tgo.lif(x).v_final, (x,), (x,))
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(lambda x: tgo.lif(x).spikes)(torch.randn(2, 4, 3))
 
 
 @pytest.mark.skipif(
@@ -191,21 +222,34 @@ BAD = {
     "v_init=shape": (lambda: tgo.lif(torch.ones(2, 3), torch.ones(4)), ValueError, r"v_init must have shape \(3,\)"),
     "v_init=dtype": (lambda: tgo.lif(torch.ones(2, 3), torch.ones(3).half()), TypeError, "v_init must be float32"),
     "v_init=device": (lambda: tgo.lif(torch.ones(2, 3), torch.ones(3, device="meta")), ValueError, "v_init must be on"),
+    "v_init=sparse": (
+        lambda: tgo.lif(torch.ones(2, 3), torch.ones(3).to_sparse()),
+        TypeError,
+        "v_init must be a dense",
+    ),
     "v_init=float": (lambda: tgo.lif(torch.ones(2, 3), 0.0), TypeError, "v_init must be a torch.Tensor"),
     "decay=nan": (lambda: tgo.lif(torch.ones(2, 3), decay=float("nan")), ValueError, "decay must be finite"),
-    "decay<0": (lambda: tgo.lif(torch.ones(2, 3), decay=-0.1), ValueError, "decay must be finite and >= 0, got -0.1"),
+    "decay<0": (
+        lambda: tgo.lif(torch.ones(2, 3), decay=-0.1),
+        ValueError,
+        "decay must be finite and >= 0 in fp32, got -0.1",
+    ),
     "gain=str": (lambda: tgo.lif(torch.ones(2, 3), gain="1"), TypeError, "gain must be a Python float, got str"),
     "gain=huge": (lambda: tgo.lif(torch.ones(2, 3), gain=1e39), ValueError, "gain must be finite"),
+    "decay=10^400": (lambda: tgo.lif(torch.ones(2, 3), decay=10**400), ValueError, "decay must be finite"),
+    "leak": (lambda: tgo.lif(torch.ones(2, 3), decay=1e38, v_reset=-1e30), ValueError, r"\(1 - decay\) \* v_reset"),
     "v_threshold=inf": (lambda: tgo.lif(torch.ones(2, 3), v_threshold=float("inf")), ValueError, "v_threshold"),
     "v_reset=nan": (lambda: tgo.lif(torch.ones(2, 3), v_reset=float("nan")), ValueError, "v_reset"),
     "noise_std<0": (lambda: tgo.lif(torch.ones(2, 3), noise_std=-1.0), ValueError, "noise_std"),
     "guard_margin<0": (lambda: tgo.lif(torch.ones(2, 3), guard_margin=-1.0), ValueError, "guard_margin"),
     "surrogate": (lambda: tgo.lif(torch.ones(2, 3), surrogate="atan"), TypeError, "surrogate must be"),
+    "surrogate=abstract": (lambda: tgo.lif(torch.ones(2, 3), surrogate=tgo.Surrogate()), TypeError, "surrogate"),
     "surrogate alpha": (lambda: tgo.lif(torch.ones(2, 3), surrogate=tgo.ATan(0.0)), ValueError, "alpha"),
     "NoisePDF": (lambda: tgo.lif(torch.ones(2, 3), surrogate=tgo.NoisePDF()), ValueError, "noise_std > 0"),
     "noise_mode": (lambda: tgo.lif(torch.ones(2, 3), noise_mode="both"), ValueError, "noise_mode must be"),
     "detach_reset": (lambda: tgo.lif(torch.ones(2, 3), detach_reset=1), TypeError, "detach_reset must be a bool"),
     "seed=float": (lambda: tgo.lif(torch.ones(2, 3), noise_std=1.0, noise_seed=1.5), TypeError, "noise_seed"),
+    "seed unused": (lambda: tgo.lif(torch.ones(2, 3), noise_seed="abc"), TypeError, "noise_seed"),
     "seed=big": (lambda: tgo.lif(torch.ones(2, 3), noise_std=1.0, noise_seed=2**64), ValueError, "64 bits"),
     "seed=int32": (
         lambda: tgo.lif(torch.ones(2, 3), noise_std=1.0, noise_seed=torch.ones((), dtype=torch.int32)),

@@ -93,6 +93,37 @@ def test_dynamic_shapes_do_not_recompile():
             assert torch.equal(spikes, net(x))
 
 
+def test_constants_and_chunks_do_not_recompile():
+    """Another noise_step, and another number where the first is dynamic; nor does a stateful layer."""
+    call = torch.compile(
+        lambda x, step: tgo.lif(x, noise_std=0.3, noise_seed=5, noise_step=step), backend="aot_eager", fullgraph=True
+    )
+    layers = [torch.compile(tgo.LIF(stateful=True, noise_std=s), backend="aot_eager", fullgraph=True) for s in (0, 0.2)]
+    x = torch.randn(4, 7)
+    for step in range(12):
+        with torch._dynamo.config.patch(error_on_recompile=step > 2):
+            found = call(x, 4 * step)
+            for layer in layers:
+                layer(x)
+        assert torch.equal(found.spikes, tgo.lif(x, noise_std=0.3, noise_seed=5, noise_step=4 * step).spikes)
+
+
+def test_dynamic_constants():
+    call = torch.compile(
+        lambda x, decay: tgo.lif(x, decay=decay).spikes, backend="aot_eager", fullgraph=True, dynamic=True
+    )
+    x = torch.randn(4, 7)
+    for decay in (0.5, 0.25, 0.125):
+        assert torch.equal(call(x, decay), tgo.lif(x, decay=decay).spikes)
+
+
+def test_strides_of_the_state_of_what_is_not_dense():
+    x = torch.randn(5, 3).t()[:, None, :].expand(3, 4, 5)
+    found, expected = torch.compile(tgo.lif, backend="aot_eager", fullgraph=True)(x), tgo.lif(x)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b) and a.stride() == b.stride()
+
+
 def test_a_second_derivative_raises_under_compile():
     call = torch.compile(lambda x: tgo.lif(x).spikes, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 5, requires_grad=True)
@@ -134,8 +165,18 @@ def test_settling_for_less_warns_once(monkeypatch):
 
 
 def test_operators_refuse_what_the_door_would_not_pass():
-    forward, _ = ops.operators("native")
+    forward, backward = ops.operators("native")
     with pytest.raises(RuntimeError, match="seed"):
         forward(torch.ones(2, 3), None, None, 0, 8, *tgo.Neuron(noise_std=0.1).scalars)
     with pytest.raises(RuntimeError, match="checkpoint_every"):
         forward(torch.ones(2, 3), None, None, 0, 9, *tgo.Neuron().scalars)
+    with pytest.raises(RuntimeError, match="noise_step"):
+        forward(torch.ones(2, 3), None, None, -1, 8, *tgo.Neuron().scalars)
+    x, nothing = torch.ones(20, 3), torch.ones(0)
+    for every, checkpoints, g_spikes, message in (
+        (0, nothing, x, "checkpoint_every"),
+        (8, nothing, x, "checkpoints"),
+        (8, torch.ones(6), x[:1], "g_spikes"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            backward(x, None, None, 0, every, checkpoints, g_spikes, None, None, False, *tgo.Neuron().scalars)

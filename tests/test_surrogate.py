@@ -46,6 +46,13 @@ def test_area_is_one(surrogate):
     assert float(torch.trapezoid(surrogate.derivative(d), d)) == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.parametrize("parameter", [1e-200, 1e-39, 1e39, 1e200, 10**400])
+@pytest.mark.parametrize("kind", [tgo.ATan, tgo.Triangle, tgo.Rectangle, tgo.PiecewiseQuadratic, tgo.NoisePDF])
+def test_parameters_beyond_fp32_are_named(kind, parameter):
+    with pytest.raises(ValueError, match=r"fit in fp32|must be finite"):
+        kind(parameter)
+
+
 def test_parameters_are_checked():
     for bad, error in ((0.0, ValueError), (-1.0, ValueError), (float("nan"), ValueError), ("2", TypeError)):
         with pytest.raises(error, match="alpha"):

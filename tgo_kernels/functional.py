@@ -76,28 +76,27 @@ def run(
     check_tensors(x, v_init)
     noise.check_step(noise_step, x.shape[0])
     engine = ops.choose(impl, x.device)
-    seed = None
-    if neuron.noise_std > 0:
-        seed = noise.draw_seed(x.device) if noise_seed is None else noise.as_seed(noise_seed, x.device)
+    seed = noise.seed_for(neuron.noise_std, noise_seed, x.device)
     if engine == "reference":
         return reference.run(x, v_init, seed, noise_step, neuron)
-    if torch.is_grad_enabled() and (x.requires_grad or (v_init is not None and v_init.requires_grad)):
-        return LIFOutput(*_LIF.apply(x, v_init, seed, noise_step, neuron, engine)[:5])
-    forward, _ = ops.operators(engine)
-    return LIFOutput(*forward(x, v_init, seed, noise_step, 0, *neuron.scalars)[:5])
+    trains = torch.is_grad_enabled() and (x.requires_grad or (v_init is not None and v_init.requires_grad))
+    checkpoint_every = ops.CHECKPOINT_EVERY if trains else 0
+    return LIFOutput(*_LIF.apply(x, v_init, seed, noise_step, checkpoint_every, neuron, engine)[:5])
 
 
 class _LIF(torch.autograd.Function):
     @staticmethod
-    def forward(x, v_init, seed, noise_step, neuron, engine):
+    def forward(x, v_init, seed, noise_step, checkpoint_every, neuron, engine):
         forward, _ = ops.operators(engine)
-        return forward(x, v_init, seed, noise_step, ops.CHECKPOINT_EVERY, *neuron.scalars)
+        return forward(x, v_init, seed, noise_step, checkpoint_every, *neuron.scalars)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, v_init, seed, ctx.noise_step, ctx.neuron, ctx.engine = inputs
-        *_, neighbors, fired, checkpoints = output
-        ctx.mark_non_differentiable(neighbors, fired, checkpoints)
+        x, v_init, seed, ctx.noise_step, ctx.checkpoint_every, ctx.neuron, ctx.engine = inputs
+        _, _, penalty, *others = output
+        ctx.mark_non_differentiable(*others, *([] if ctx.neuron.guard_margin > 0 else [penalty]))
+        checkpoints = others[-1]
+        ctx.strides = x.stride()
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, v_init, seed, checkpoints)
 
@@ -106,17 +105,20 @@ class _LIF(torch.autograd.Function):
         gradients = _backward(ctx, *grads)
         # create_graph=True: the gradient depends on x even where grads are constants. (torch.compile refuses it.)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            x = ctx.saved_tensors[0]
-            gradients = tuple(None if g is None else _Once.apply(g, x) for g in gradients)
-        return *gradients, None, None, None, None
+            inputs = ctx.saved_tensors[:2]
+            gradients = tuple(None if g is None else _Once.apply(g, *inputs) for g in gradients)
+        return *gradients, None, None, None, None, None
 
 
 @once_differentiable
 def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):
     x, v_init, seed, checkpoints = ctx.saved_tensors
+    if x.stride() != ctx.strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
+        template = torch.empty_strided(x.shape, ctx.strides, dtype=x.dtype, device="meta")
+        x = torch.empty_like(template, device=x.device).copy_(x)
     backward = ops.operators(ctx.engine)[1]
     need_g_v_init = ctx.needs_input_grad[1]
-    saved = (x, v_init, seed, ctx.noise_step, ops.CHECKPOINT_EVERY, checkpoints)
+    saved = (x, v_init, seed, ctx.noise_step, ctx.checkpoint_every, checkpoints)
     incoming = (g_spikes, g_v_final, g_penalty, need_g_v_init)
     g_x, g_v_init = backward(*saved, *incoming, *ctx.neuron.scalars)
     return g_x, g_v_init if need_g_v_init else None
@@ -126,7 +128,7 @@ class _Once(torch.autograd.Function):
     """A gradient whose own derivative raises, instead of being silently taken for a constant."""
 
     @staticmethod
-    def forward(gradient, x):
+    def forward(gradient, *inputs):
         return gradient.clone()
 
     @staticmethod

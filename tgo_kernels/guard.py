@@ -13,21 +13,24 @@ from tgo_kernels.neuron import check_number
 def guard_penalty(model: nn.Module) -> Tensor:
     """``sum_l C_l``: the penalties of the model's LIF layers in their last forward, a scalar (TGO, eq. 13).
 
-    Add it to the task's loss, weighted by :class:`GuardSchedule`. Layers with ``guard_margin == 0`` add nothing.
+    Add it to the task's loss, weighted by :class:`GuardSchedule`. Layers with ``guard_margin == 0`` add 0.
 
     Raises:
-        ValueError: the model has no LIF layer with ``guard_margin > 0``.
-        RuntimeError: such a layer has not run yet.
+        ValueError: the model has no LIF layer.
+        RuntimeError: a guarded layer has not run since it was made or reset.
     """
-    guarded = {name: layer for name, layer in _layers(model).items() if layer.neuron.guard_margin > 0}
-    if not guarded:
-        raise ValueError("guard_penalty needs a model with LIF layers of guard_margin > 0; this one has none")
+    layers = _layers(model)
+    if not layers:
+        raise ValueError("guard_penalty needs a model with LIF layers; this one has none")
     penalties: list[Tensor] = []
-    for name, layer in guarded.items():
-        if layer.penalty is None:
+    for name, layer in layers.items():
+        if layer.penalty is not None:
+            penalties.append(layer.penalty)
+        elif layer.neuron.guard_margin > 0:
             raise RuntimeError(f"LIF layer {name!r} has not run yet: call the model before guard_penalty(model)")
-        penalties.append(layer.penalty)
-    return torch.stack([penalty.to(penalties[0].device) for penalty in penalties]).sum()
+    return (
+        torch.stack([penalty.to(penalties[0].device) for penalty in penalties]).sum() if penalties else torch.zeros(())
+    )
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class GuardSchedule:
 
 
 def neighbor_rates(model: nn.Module) -> dict[str, float]:
-    """Share of threshold neighbours per LIF layer in the last forward, by the layer's name in the model."""
-    return {name: float(layer.neighbor_rate) for name, layer in _layers(model).items()}
+    """Share of threshold neighbours by the layer's name in the model, for the LIF layers that have run."""
+    rates = {name: layer.neighbor_rate for name, layer in _layers(model).items()}
+    return {name: float(rate) for name, rate in rates.items() if rate is not None}
 
 
 def flip_probability(h: Tensor, v_threshold: float, noise_std: float) -> Tensor:

@@ -1,13 +1,15 @@
 """The neuron layer: one nn.Module for the plain, the noisy and the guarded LIF."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tgo_kernels import noise, ops
 from tgo_kernels.functional import run
-from tgo_kernels.neuron import Neuron, NoiseMode, check_number, check_tensors
+from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_bool, check_number, check_tensors
 from tgo_kernels.surrogate import ATan, Surrogate
 
 
@@ -29,7 +31,8 @@ class LIF(nn.Module):
             as in :func:`tgo_kernels.lif`.
         noise_in_eval: keep the noise on in ``eval()``.
         stateful: carry the state from one call to the next, with its gradient (see :meth:`detach`), until
-            :meth:`reset`; the noise goes on where the last call ended, so that chunks equal the whole sequence.
+            :meth:`reset`; the noise goes on where the last call ended, so that chunks equal the whole sequence (under
+            ``torch.compile`` each call draws its own).
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -51,8 +54,12 @@ class LIF(nn.Module):
         stateful: bool = False,
         impl: str = "auto",
     ) -> None:
+        super().__init__()
         check_number("tau", tau, minimum=1.0)
-        neuron = Neuron(
+        for name, switch in (("decay_input", decay_input), ("noise_in_eval", noise_in_eval), ("stateful", stateful)):
+            check_bool(name, switch)
+        ops.check_impl(impl)
+        self.neuron = Neuron(
             decay=1.0 - 1.0 / tau,
             gain=1.0 / tau if decay_input else 1.0,
             v_threshold=v_threshold,
@@ -63,7 +70,11 @@ class LIF(nn.Module):
             noise_mode=noise_mode,
             guard_margin=guard_margin,
         )
-        self._init(neuron, noise_in_eval, stateful, impl)
+        self.noise_in_eval = noise_in_eval
+        self.stateful = stateful
+        self.impl = impl
+        self._counts: tuple[Tensor, Tensor, int] | None = None  # neighbors, fired, of how many
+        self.reset()
 
     @classmethod
     def from_decay(
@@ -83,25 +94,25 @@ class LIF(nn.Module):
         impl: str = "auto",
     ) -> "LIF":
         """The layer in canonical form: ``h[t] = decay v[t-1] + gain x[t] + leak_bias``."""
-        layer = cls.__new__(cls)
-        neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
-        layer._init(neuron, noise_in_eval, stateful, impl)
+        layer = cls(
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            surrogate=surrogate,
+            detach_reset=detach_reset,
+            noise_std=noise_std,
+            noise_mode=noise_mode,
+            noise_in_eval=noise_in_eval,
+            guard_margin=guard_margin,
+            stateful=stateful,
+            impl=impl,
+        )
+        layer.neuron = replace(layer.neuron, decay=decay, gain=gain)
         return layer
 
-    def _init(self, neuron: Neuron, noise_in_eval: bool, stateful: bool, impl: str) -> None:
-        super().__init__()
-        ops.check_impl(impl)
-        self.neuron = neuron
-        self.noise_in_eval = noise_in_eval
-        self.stateful = stateful
-        self.impl = impl
-        self.penalty: Tensor | None = None
-        self._counts: tuple[Tensor, Tensor, int] | None = None  # neighbors, fired, of how many
-        self.reset()
-
     def reset(self) -> None:
-        """Forget the state: the next call starts a new sequence, at rest and with noise of its own."""
+        """Forget the state and the penalty: the next call starts a new sequence, at rest and with noise of its own."""
         self.v: Tensor | None = None
+        self.penalty: Tensor | None = None
         self._noise_seed: Tensor | None = None
         self._noise_step = 0
 
@@ -113,36 +124,35 @@ class LIF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         neuron = self.neuron if self.training or self.noise_in_eval else self.neuron.without_noise()
         if self.stateful:
-            self._check_state(x)
-            if neuron.noise_std > 0 and self._noise_seed is None:
-                self._noise_seed = noise.draw_seed(x.device)
-            out = run(x, self.v, neuron, self._noise_seed, self._noise_step, self.impl)
-            self._noise_step += x.shape[0]
+            out = self._continue(x, neuron)
             self.v = out.v_final
         else:
             out = run(x, None, neuron, None, 0, self.impl)
             self.v = out.v_final.detach()
-        # A penalty that is always 0 must not keep the graph alive.
-        self.penalty = out.penalty if neuron.guard_margin > 0 else out.penalty.detach()
+        self.penalty = out.penalty
         self._counts = out.neighbors, out.fired, x.numel()
         return out.spikes
 
-    @property
-    def firing_rate(self) -> Tensor:
-        """Spikes per neuron and step in the last forward, a scalar."""
-        _, fired, total = self._last_counts()
-        return fired / max(total, 1)
+    def _continue(self, x: Tensor, neuron: Neuron) -> LIFOutput:
+        """The next chunk of a sequence: from the last state, and with the noise that follows."""
+        self._check_state(x)
+        if neuron.noise_std == 0 or torch.compiler.is_compiling():  # a step that is compiled in would never fit again
+            return run(x, self.v, neuron, None, 0, self.impl)
+        if self._noise_seed is None:
+            self._noise_seed = noise.draw_seed(x.device)
+        step = self._noise_step
+        self._noise_step += x.shape[0]
+        return run(x, self.v, neuron, self._noise_seed, step, self.impl)
 
     @property
-    def neighbor_rate(self) -> Tensor:
-        """Share of membranes within ``guard_margin`` of the threshold in the last forward, a scalar."""
-        neighbors, _, total = self._last_counts()
-        return neighbors / max(total, 1)
+    def firing_rate(self) -> Tensor | None:
+        """Spikes per neuron and step in the last forward, a scalar; None before the first."""
+        return None if self._counts is None else self._counts[1] / max(self._counts[2], 1)
 
-    def _last_counts(self) -> tuple[Tensor, Tensor, int]:
-        if self._counts is None:
-            raise RuntimeError("the LIF layer has not run yet: its rates are those of the last forward")
-        return self._counts
+    @property
+    def neighbor_rate(self) -> Tensor | None:
+        """Share of membranes within ``guard_margin`` of the threshold in the last forward; None before the first."""
+        return None if self._counts is None else self._counts[0] / max(self._counts[2], 1)
 
     def _check_state(self, x: Tensor) -> None:
         check_tensors(x, None)

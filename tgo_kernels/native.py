@@ -15,7 +15,10 @@ else:
     except OSError as error:
         ERROR = f"the compiled extension {_LIBRARIES[0].name} does not load: {error}"
 
-REMEDY = "pip install torch numpy setuptools && pip install --no-build-isolation --force-reinstall --no-deps ."
+REMEDY = (
+    "pip install torch numpy setuptools && "
+    "TGO_KERNELS_NATIVE=1 pip install --no-build-isolation --force-reinstall --no-deps ."
+)
 
 
 def description() -> str:

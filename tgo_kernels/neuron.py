@@ -1,15 +1,13 @@
 """One neuron: its validated constants, and what a call takes and returns."""
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tgo_kernels.surrogate import ATan, NoisePDF, Surrogate
+from tgo_kernels.surrogate import FLOAT32, ATan, NoisePDF, Surrogate
 
-FLOAT32_MAX = torch.finfo(torch.float32).max
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 NoiseMode = Literal["membrane", "threshold"]
 
@@ -48,17 +46,17 @@ class Neuron:
         for name in ("decay", "gain", "v_threshold", "noise_std", "guard_margin"):
             check_number(name, getattr(self, name))
         if self.v_reset is not None:
-            check_number("v_reset", self.v_reset, minimum=-FLOAT32_MAX)
+            check_number("v_reset", self.v_reset, minimum=-FLOAT32.max)
         if not isinstance(self.surrogate, Surrogate):
             raise TypeError(f"surrogate must be a tgo_kernels.Surrogate such as ATan(2.0), got {self.surrogate!r}")
-        if not isinstance(self.detach_reset, bool):
-            raise TypeError(f"detach_reset must be a bool, got {type(self.detach_reset).__name__}")
+        check_bool("detach_reset", self.detach_reset)
         if self.noise_mode not in ("membrane", "threshold"):
             raise ValueError(f"noise_mode must be 'membrane' or 'threshold', got {self.noise_mode!r}")
         if isinstance(self.surrogate, NoisePDF) and self.surrogate.std is None:
             if self.noise_std == 0:
                 raise ValueError("surrogate=NoisePDF() needs noise_std > 0, or NoisePDF(std=...); got noise_std=0")
             object.__setattr__(self, "surrogate", NoisePDF(self.noise_std))
+        check_number("(1 - decay) * v_reset", self.leak_bias, minimum=-FLOAT32.max)
         scalars = (
             self.decay,
             self.gain,
@@ -98,8 +96,13 @@ class Neuron:
 def check_number(name: str, value: object, minimum: float = 0.0) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
-    if not (math.isfinite(value) and minimum <= value <= FLOAT32_MAX):
-        raise ValueError(f"{name} must be finite and >= {minimum:g}, got {value}")
+    if not minimum <= value <= FLOAT32.max:
+        raise ValueError(f"{name} must be finite and >= {minimum:g} in fp32, got {value}")
+
+
+def check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
 def check_tensors(x: Tensor, v_init: Tensor | None) -> None:
@@ -108,7 +111,7 @@ def check_tensors(x: Tensor, v_init: Tensor | None) -> None:
         raise TypeError(f"x must be a torch.Tensor of shape [T, *], got {type(x).__name__}")
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
-    if x.layout != torch.strided:
+    if x.layout != torch.strided or x.is_nested:
         raise TypeError(f"x must be a dense (strided) tensor, got {x.layout}")
     if x.dim() == 0:
         raise ValueError("x must have a time axis first, shape [T, *]; got a scalar")
@@ -118,6 +121,8 @@ def check_tensors(x: Tensor, v_init: Tensor | None) -> None:
         return
     if not isinstance(v_init, Tensor):
         raise TypeError(f"v_init must be a torch.Tensor or None, got {type(v_init).__name__}")
+    if v_init.layout != torch.strided:
+        raise TypeError(f"v_init must be a dense (strided) tensor, got {v_init.layout}")
     if v_init.dtype != torch.float32:
         raise TypeError(f"v_init must be float32, got {v_init.dtype}")
     if v_init.shape != x.shape[1:]:

@@ -136,8 +136,10 @@ def _flip_sign(z: Tensor, word: Tensor) -> Tensor:
 def as_seed(seed: int | Tensor, device: torch.device) -> Tensor:
     """The seed as a tensor of one int64 on ``device``; an int is taken modulo 2^64."""
     if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.numel() != 1:
-            raise TypeError(f"noise_seed must be one int64, got {seed.dtype} of shape {tuple(seed.shape)}")
+        if seed.dtype != torch.int64 or seed.layout != torch.strided or seed.numel() != 1:
+            raise TypeError(
+                f"noise_seed must be one int64, got {seed.dtype} of shape {tuple(seed.shape)} and {seed.layout}"
+            )
         if seed.device != device:
             raise ValueError(f"noise_seed must be on {device} as x is, got {seed.device}")
         return seed
@@ -146,6 +148,14 @@ def as_seed(seed: int | Tensor, device: torch.device) -> Tensor:
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"noise_seed must fit in 64 bits, got {seed}")
     return torch.full((), int(seed) - 2**64 if seed >= 2**63 else int(seed), dtype=torch.int64, device=device)
+
+
+def seed_for(noise_std: float, seed: int | Tensor | None, device: torch.device) -> Tensor | None:
+    """The seed of a call, drawn where none is given; None where there is no noise."""
+    given = None if seed is None else as_seed(seed, device)
+    if noise_std == 0:
+        return None
+    return draw_seed(device) if given is None else given
 
 
 def draw_seed(device: torch.device) -> Tensor:

@@ -27,11 +27,11 @@ _SCALARS = (
 )
 # checkpoints: (T-1) // checkpoint_every rows of N fp32, the state after each checkpoint_every steps; none for 0.
 _FORWARD = (
-    f"(Tensor x, Tensor? v_init, Tensor? seed, int noise_step, int checkpoint_every, {_SCALARS})"
+    f"(Tensor x, Tensor? v_init, Tensor? seed, SymInt noise_step, int checkpoint_every, {_SCALARS})"
     " -> (Tensor spikes, Tensor v_final, Tensor penalty, Tensor neighbors, Tensor fired, Tensor checkpoints)"
 )
 _BACKWARD = (
-    "(Tensor x, Tensor? v_init, Tensor? seed, int noise_step, int checkpoint_every, Tensor checkpoints, "
+    "(Tensor x, Tensor? v_init, Tensor? seed, SymInt noise_step, int checkpoint_every, Tensor checkpoints, "
     f"Tensor? g_spikes, Tensor? g_v_final, Tensor? g_penalty, bool need_g_v_init, {_SCALARS})"
     " -> (Tensor g_x, Tensor g_v_init)"
 )
@@ -46,13 +46,13 @@ _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 def _lif_fwd_fake(
     x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, checkpoint_every: int, *scalars: object
 ) -> tuple[Tensor, ...]:
-    steps = x.shape[0]
+    steps, spikes = x.shape[0], torch.empty_like(x)
     rows = (steps - 1) // checkpoint_every if checkpoint_every else 0
-    state = torch.empty_like(x[0], dtype=torch.float32)
+    state = torch.empty_like(spikes[0], dtype=torch.float32)
     count = x.new_empty((), dtype=torch.int64)
     penalty = x.new_empty((), dtype=torch.float32)
     checkpoints = x.new_empty(rows * x[0].numel(), dtype=torch.float32)
-    return torch.empty_like(x), state, penalty, count, torch.empty_like(count), checkpoints
+    return spikes, state, penalty, count, torch.empty_like(count), checkpoints
 
 
 def _lif_bwd_fake(
@@ -68,8 +68,9 @@ def _lif_bwd_fake(
     need_g_v_init: bool,
     *scalars: object,
 ) -> tuple[Tensor, Tensor]:
-    state = torch.empty_like(x[0], dtype=torch.float32) if need_g_v_init else x.new_empty(0, dtype=torch.float32)
-    return torch.empty_like(x), state
+    g_x = torch.empty_like(x)
+    state = torch.empty_like(g_x[0], dtype=torch.float32) if need_g_v_init else x.new_empty(0, dtype=torch.float32)
+    return g_x, state
 
 
 for _suffix in _SUFFIX.values():

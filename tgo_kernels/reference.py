@@ -31,10 +31,7 @@ def lif(
     neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
     check_tensors(x, v_init)
     noise.check_step(noise_step, x.shape[0])
-    seed = None
-    if neuron.noise_std > 0:
-        seed = noise.draw_seed(x.device) if noise_seed is None else noise.as_seed(noise_seed, x.device)
-    return run(x, v_init, seed, noise_step, neuron)
+    return run(x, v_init, noise.seed_for(neuron.noise_std, noise_seed, x.device), noise_step, neuron)
 
 
 def run(x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, neuron: Neuron) -> LIFOutput:
@@ -44,11 +41,11 @@ def run(x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, 
         fired = torch.stack([s_t.sum(dtype=torch.int64) for s_t in s]).sum()
         neighbors = torch.zeros_like(fired)
     penalty = torch.zeros((), device=x.device)
-    if neuron.guard_margin > 0 and x.numel() > 0:
+    if neuron.guard_margin > 0:
         distance = [(h_t - neuron.v_threshold).abs() for h_t in h]
         # A sum in fp64 of such fp32 terms is exact (up to 2^28 of them), so that its order does not matter.
         totals = [torch.relu(neuron.guard_margin - d).sum(dtype=torch.float64) for d in distance]
-        penalty = (torch.stack(totals).sum() / x.numel()).float()
+        penalty = (torch.stack(totals).sum() / max(x.numel(), 1)).float()
         with torch.no_grad():
             neighbors = torch.stack([(d < neuron.guard_margin).sum() for d in distance]).sum()
     spikes = torch.stack(s).to(x.dtype)
@@ -113,7 +110,8 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (at,) = ctx.saved_tensors
-        return grad * ctx.neuron.surrogate.derivative(at - ctx.neuron.v_threshold), None, None
+        z = ctx.neuron.surrogate.derivative(at - ctx.neuron.v_threshold)
+        return torch.where(grad == 0, grad, grad * z), None, None  # z of a NaN membrane is NaN
 
 
 class _SpikeGradient(torch.autograd.Function):

@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+FLOAT32 = torch.finfo(torch.float32)
+
+
 class Curve(IntEnum):
     """The shapes that the engines implement, with height ``a`` and scale ``b``. The numbers are shared with csrc."""
 
@@ -70,12 +73,18 @@ class Surrogate:
             what = f"{type(self).__name__}({parameter.name}=...)"
             if not isinstance(value, (int, float)) or isinstance(value, bool):
                 raise TypeError(f"{what} must be a float, got {type(value).__name__}")
-            if not (math.isfinite(value) and value > 0):
+            if not 0 < value < math.inf:
                 raise ValueError(f"{what} must be finite and > 0, got {value}")
+        try:
+            constants = self.constants()
+        except ArithmeticError:
+            constants = math.inf, math.inf
+        if not all(FLOAT32.tiny <= constant <= FLOAT32.max for constant in constants):
+            raise ValueError(f"the height and scale of {self} do not fit in fp32")
 
     def constants(self) -> tuple[float, float]:
         """Height ``a`` and scale ``b`` of the curve, in double precision."""
-        raise NotImplementedError
+        raise TypeError("Surrogate is abstract: take a surrogate such as ATan(2.0)")
 
     def derivative(self, d: Tensor) -> Tensor:
         """``z(d)``, elementwise, in the dtype of ``d``."""

@@ -1,5 +1,7 @@
 // fp16 and bf16 rows to fp32 and back: part of kernels_impl.h. Plain loops, which the compiler vectorises.
 
+#define TGO_ROW(j, len) _Pragma("GCC ivdep") for (int64_t j = 0; j < len; ++j)
+
 void load_bfloat16(const uint16_t* from, int64_t len, float* to) {
   TGO_ROW(j, len) to[j] = bit_cast<float>(uint32_t(from[j]) << 16);
 }

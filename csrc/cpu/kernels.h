@@ -22,11 +22,12 @@ using OutRows = float* const*;
 
 struct Kernels {
   const char* name;
-  // z[i][j]: the four normals of Philox block `block` for neuron[j], or for first + j where neuron is null. Both are
-  // padded to 16. Since it leaves the memory idle, it fetches the cache lines at ahead[] + 0 .. len floats on its way.
+  // z[i][j]: the four normals of Philox block `block` for neuron[j], or for first + j where neuron is null. Rows are
+  // kBlock long, whatever len. Since it leaves the memory idle, it fetches the cache lines at ahead[] + 0 .. len floats.
   void (*noise)(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z,
                 const char* const* ahead, int ahead_count);
-  // Steps forward, v in place. Rows s that are aligned to 64 bytes can be written past the caches. [kSpan steps][noisy][guarded]
+  // Steps forward, v in place. Rows s that are aligned to 64 bytes can be written past the caches.
+  // [kSpan steps][noisy][guarded]
   void (*forward[2][2][2])(const Neuron&, int64_t len, Rows x, Rows xi, float* v, OutRows s, bool past_caches,
                            Totals*);
   // The same for the state alone, from v to v_next. [kSpan steps][noisy]

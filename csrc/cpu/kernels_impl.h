@@ -1,7 +1,7 @@
 // The kernels, compiled once for each instruction set: the including file names TGO_ISA, and in that namespace F, the
-// vector of floats; HalfF, half as wide; Doubles and Lanes, as wide, of 64-bit floats and words; LaneOps for philox(),
-// Root for box_muller(), Widen from HalfF to Doubles, Stream for stores past the caches. Everything here is local to that file, so that no wide code leaks
-// into others.
+// vector of floats; Lanes, as wide, of 64-bit words; LaneOps for philox(), Root for box_muller(), Widen from HalfF to
+// Doubles, Stream for stores past the caches. Everything here is local to that file, so that no wide code leaks into
+// others.
 
 namespace tgo::cpu::TGO_ISA {
 namespace {
@@ -9,7 +9,6 @@ namespace {
 constexpr int kLanes = sizeof(F) / sizeof(float);
 constexpr int kPhilox = 4;  // vectors of Philox lanes side by side
 
-#define TGO_ROW(j, len) _Pragma("GCC ivdep") for (int64_t j = 0; j < len; ++j)
 #define TGO_STEPS(i, steps) _Pragma("GCC unroll 4") for (int i = 0; i < steps; ++i)
 
 #define TGO_INLINE __attribute__((always_inline))
@@ -58,9 +57,17 @@ TGO_HD double sum(Vector v) {
 
 // The low halves of the lanes of a, then of b.
 TGO_HD Word<F> low_halves(Lanes a, Lanes b) {
+#if defined(__clang__)
+  typedef uint32_t HalfWord __attribute__((vector_size(sizeof(F) / 2)));
+  const HalfWord halves[2] = {__builtin_convertvector(a, HalfWord), __builtin_convertvector(b, HalfWord)};
+  Word<F> even;
+  memcpy(&even, halves, sizeof(even));
+  return even;
+#else
   Word<F> even;
   for (int i = 0; i < kLanes; ++i) even[i] = 2 * i;
   return __builtin_shuffle((Word<F>)a, (Word<F>)b, even);
+#endif
 }
 
 void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z,
@@ -103,10 +110,10 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uin
       Word<F> a, b;
       memcpy(&a, words[pair] + j, sizeof(a));
       memcpy(&b, words[pair + 1] + j, sizeof(b));
-      F first, second;
-      box_muller<Root, F>(a, b, &first, &second);
-      store(z[pair] + j, first, Whole());
-      store(z[pair + 1] + j, second, Whole());
+      F z0, z1;
+      box_muller<Root, F>(a, b, &z0, &z1);
+      store(z[pair] + j, z0, Whole());
+      store(z[pair + 1] + j, z1, Whole());
     }
 }
 

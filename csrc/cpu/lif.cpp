@@ -14,9 +14,9 @@ constexpr int64_t kGrain = 16 * 1024;  // neuron-steps that are worth a thread
 
 struct alignas(64) Scratch {
   int64_t index[kBlock];
-  float noise[kMaxChunk + 2 * kStepsPerBlock][kBlock];
+  float noise[kMaxChunk + kStepsPerBlock][kBlock];  // a chunk may begin within a Philox block
   SpanRows x, g_s, out;
-  float v[kMaxChunk][kBlock], g_v[kBlock];
+  float v[kMaxChunk / kSpan + kSpan - 1][kBlock], g_v[kBlock];  // before each span of a chunk
   float zeros[kBlock] = {};
 };
 
@@ -87,12 +87,17 @@ void for_each_block(const Layout& layout, const F& f) {
 
 const Kernels& best_kernels() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-  const char* set = std::getenv("ATEN_CPU_CAPABILITY");  // torch's own way to ask for less than the machine has
-  const std::string_view limit = set ? set : "";
-  static const Kernels& best =
-      limit != "default" && limit != "avx2" && __builtin_cpu_supports("x86-64-v4") ? avx512::kernels
-      : limit != "default" && __builtin_cpu_supports("x86-64-v3")                  ? avx2::kernels
-                                                                                   : generic::kernels;
+  static const Kernels& best = []() -> const Kernels& {
+    const char* set = std::getenv("ATEN_CPU_CAPABILITY");  // torch's own way to ask for less than the machine has
+    const std::string_view limit = set ? set : "";
+#define TGO_HAS(feature) __builtin_cpu_supports(feature)
+    const bool v3 = TGO_HAS("avx2") && TGO_HAS("fma") && TGO_HAS("bmi") && TGO_HAS("bmi2");
+    const bool v4 = v3 && TGO_HAS("avx512f") && TGO_HAS("avx512bw") && TGO_HAS("avx512cd") && TGO_HAS("avx512dq") &&
+                    TGO_HAS("avx512vl");
+#undef TGO_HAS
+    if (v4 && limit != "avx2" && limit != "default") return avx512::kernels;
+    return v3 && limit != "default" ? avx2::kernels : generic::kernels;
+  }();
   return best;
 #else
   return generic::kernels;

@@ -40,9 +40,7 @@ SIZES = [
 
 
 @triton.jit
-def block_of(
-    start, steps, neurons, inner, ALIGNMENT: tl.constexpr, TIME_OUTERMOST: tl.constexpr, BLOCK: tl.constexpr
-):
+def block_of(start, steps, neurons, inner, ALIGNMENT: tl.constexpr, TIME_OUTERMOST: tl.constexpr, BLOCK: tl.constexpr):
     """The neurons from ``start`` on, in the order of memory: where each lies at step 0, and the place of all in a row.
 
     N and inner come in units of ALIGNMENT, so that the compiler sees its multiples. A place is the lanes, how many of
@@ -260,7 +258,7 @@ def two_steps_back(
                 ds = g_s[i] + ds
             if HAS_G_SPIKES or not DETACH_RESET:
                 z = surrogate((h[i] if SURROGATE_AT_H else u[i]) - v_threshold, curve_height, curve_scale, CURVE)
-                g_h += ds * z
+                g_h += tl.where(ds == 0, ds, ds * z)  # z of a NaN membrane is NaN
             if GUARD:
                 distance = h[i] - v_threshold
                 pull = tl.where(distance > 0, k, tl.where(distance < 0, -k, 0.0))
@@ -442,7 +440,8 @@ def lif_fwd(
     else:
         neighbors, penalty = torch.zeros_like(fired), x.new_zeros((), dtype=torch.float32)
     if dense is not x:
-        spikes, v_final = like(torch.empty_like(x), spikes), like(torch.empty_like(x[0]), v_final)
+        spikes = like(torch.empty_like(x), spikes)
+        v_final = like(spikes[0], v_final)
     return spikes, v_final, penalty, neighbors, fired, checkpoints
 
 
@@ -504,7 +503,7 @@ def lif_bwd(
     g_x = g_x.to(x.dtype)
     if dense is not x:
         g_x = like(torch.empty_like(x), g_x)
-        g_v_init = like(torch.empty_like(x[0]), g_v_init) if need_g_v_init else g_v_init
+        g_v_init = like(g_x[0], g_v_init) if need_g_v_init else g_v_init
     return g_x, g_v_init
 
 
