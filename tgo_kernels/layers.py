@@ -77,35 +77,12 @@ class LIF(nn.Module):
         self.reset()
 
     @classmethod
-    def from_decay(
-        cls,
-        decay: float = 0.5,
-        gain: float = 1.0,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate: Surrogate = ATan(2.0),
-        detach_reset: bool = False,
-        *,
-        noise_std: float = 0.0,
-        noise_mode: NoiseMode = "membrane",
-        noise_in_eval: bool = False,
-        guard_margin: float = 0.0,
-        stateful: bool = False,
-        impl: str = "auto",
-    ) -> "LIF":
-        """The layer in canonical form: ``h[t] = decay v[t-1] + gain x[t] + leak_bias``."""
-        layer = cls(
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate=surrogate,
-            detach_reset=detach_reset,
-            noise_std=noise_std,
-            noise_mode=noise_mode,
-            noise_in_eval=noise_in_eval,
-            guard_margin=guard_margin,
-            stateful=stateful,
-            impl=impl,
-        )
+    def from_decay(cls, decay: float = 0.5, gain: float = 1.0, *others: Any, **options: Any) -> "LIF":
+        """The layer in canonical form, ``h[t] = decay v[t-1] + gain x[t] + leak_bias``.
+
+        What follows ``decay`` and ``gain`` is what follows ``tau`` and ``decay_input`` in the constructor.
+        """
+        layer = cls(2.0, True, *others, **options)
         layer.neuron = replace(layer.neuron, decay=decay, gain=gain)
         return layer
 
