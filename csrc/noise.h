@@ -34,8 +34,7 @@ TGO_HD void philox(const Lane keys[2 * kRounds], const Lane low[count], const La
                    Lane words[4][count]) {
   Lane(&c0)[count] = words[0], (&c1)[count] = words[1], (&c2)[count] = words[2], (&c3)[count] = words[3];
   for (int i = 0; i < count; ++i) c0[i] = low[i], c1[i] = high[i], c2[i] = block, c3[i] = Lane{};
-#pragma GCC unroll 10
-  for (int round = 0; round < kRounds; ++round) {
+  TGO_UNROLL for (int round = 0; round < kRounds; ++round) {
     Lane p0[count], p1[count];
     for (int i = 0; i < count; ++i) {
       p0[i] = Op::multiply(c0[i], 0xD2511F53u);

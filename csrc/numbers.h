@@ -9,8 +9,12 @@
 
 #if defined(__CUDACC__)
 #define TGO_HD __host__ __device__ __forceinline__
+#define TGO_UNROLL _Pragma("unroll")
+#define TGO_IN_TURN _Pragma("unroll 1")
 #else
 #define TGO_HD inline __attribute__((always_inline))
+#define TGO_UNROLL _Pragma("GCC unroll 16")
+#define TGO_IN_TURN
 #endif
 
 namespace tgo {

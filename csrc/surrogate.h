@@ -24,14 +24,24 @@ TGO_HD F exp_negative(F x) {
   return x < -87.f ? splat<F>(0.f) : p * scale;
 }
 
+// a / b; on the device to 2 ulp, since nothing but gradients depends on it.
+template <class F>
+TGO_HD F quotient(F a, F b) {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
+
 template <Curve curve, class F>
 TGO_HD F surrogate(F d, float a, float b) {
-  if constexpr (curve == kLorentz) return a / ((b * d) * (b * d) + 1.f);
+  if constexpr (curve == kLorentz) return quotient(splat<F>(a), (b * d) * (b * d) + 1.f);
   if constexpr (curve == kGaussian) return a * exp_negative(-((b * d) * (b * d)));
   const F distance = absolute(d);
   if constexpr (curve == kLogistic) {
     const F e = exp_negative(-b * distance);
-    return a * e / ((e + 1.f) * (e + 1.f));
+    return quotient(a * e, (e + 1.f) * (e + 1.f));
   }
   if constexpr (curve == kTriangle) {
     const F y = a - b * distance;
@@ -39,7 +49,7 @@ TGO_HD F surrogate(F d, float a, float b) {
   }
   if constexpr (curve == kBox) return distance < b ? splat<F>(a) : splat<F>(0.f);
   if constexpr (curve == kExponential) return a * exp_negative(-b * distance);
-  return a / ((b * distance + 1.f) * (b * distance + 1.f));
+  return quotient(splat<F>(a), (b * distance + 1.f) * (b * distance + 1.f));
 }
 
 }  // namespace tgo

@@ -1,0 +1,384 @@
+// The CUDA kernels' bodies: what one thread does, as functions of the thread, so that the tests run them on the host.
+#pragma once
+
+#include <math.h>
+
+#include "../lif_step.h"
+#include "../noise.h"
+#include "../storage.h"
+#include "../surrogate.h"
+
+namespace tgo::cuda {
+
+constexpr int kThreads = 128;             // of a block
+constexpr int kSpan = kStepsPerBlock;     // steps at once: those of one Philox block
+constexpr int kCheckpointEvery = 8;       // steps between two saved states
+constexpr int kDims = 6;                  // of a permuted layout
+
+// Where a neuron lies: tgo::Layout without its vector.
+struct Place {
+  int64_t steps, neurons, inner;
+  int dims;
+  int64_t size[kDims], logical_stride[kDims];  // one of size N and stride 1 where the order of memory is the logical one
+
+  // Step 0 of neuron m.
+  TGO_HD int64_t offset(int64_t m) const { return inner == neurons ? m : m / inner * inner * steps + m % inner; }
+
+  TGO_HD int64_t logical(int64_t m) const {
+    int64_t index = 0;
+    for (int d = dims - 1; d > 0; --d) {
+      index += m % size[d] * logical_stride[d];
+      m /= size[d];
+    }
+    return index + m * logical_stride[0];
+  }
+};
+
+struct Forward {
+  Neuron neuron;
+  Place place;
+  int64_t noise_step;
+  const int64_t* seed;
+  const void* x;
+  const float* v_init;  // or null: rest
+  void* spikes;
+  float *v_final, *checkpoints;
+};
+
+struct Backward {
+  Neuron neuron;
+  Place place;
+  int64_t noise_step;
+  const int64_t* seed;
+  const void *x, *g_spikes;  // g_spikes, g_v_final, g_penalty, g_v_init: or null
+  const float *v_init, *checkpoints, *g_v_final, *g_penalty;
+  void* g_x;
+  float* g_v_init;
+  double share;  // 1 / (T * N)
+};
+
+struct Totals {
+  double penalty = 0;  // its terms are multiples of one fp32 ulp, so that the sum is exact
+  int64_t neighbors = 0, fired = 0;
+
+  TGO_HD void operator+=(const Totals& other) {
+    penalty += other.penalty;
+    neighbors += other.neighbors;
+    fired += other.fired;
+  }
+};
+
+// Neighbours in memory, loaded and stored at once, and taken in turn from the front: a thread's registers cannot be
+// indexed, and all neurons at once would not fit into them.
+template <class S, int count>
+struct Row {
+  static constexpr int kLanes = count == 1 ? 1 : int(4 / sizeof(S));  // values in a word
+  static constexpr int kWords = count / kLanes;
+  struct alignas(sizeof(S) * count) Memory {
+    std::conditional_t<count == 1, S, uint32_t> word[kWords];
+  };
+  uint32_t word[kWords];
+
+  TGO_HD void load(const S* from) {
+    const Memory memory = *reinterpret_cast<const Memory*>(from);
+    TGO_UNROLL for (int i = 0; i < kWords; ++i) word[i] = bits(memory.word[i]);
+  }
+  TGO_HD void store(S* to) const {
+    Memory memory;
+    TGO_UNROLL for (int i = 0; i < kWords; ++i) put(word[i], &memory.word[i]);
+    *reinterpret_cast<Memory*>(to) = memory;
+  }
+
+  TGO_HD float front(int lane) const { return widen(value<S>(word[0] >> (8 * sizeof(S) * lane) % 32)); }
+
+  TGO_HD void put_front(float x, int lane) {
+    const int shift = 8 * sizeof(S) * lane % 32;
+    const uint32_t mask = sizeof(S) == 4 ? ~0u : 0xFFFFu;
+    word[0] = (word[0] & ~(mask << shift)) | bits(narrow<S>(x)) << shift;
+  }
+
+  // The word at the front goes to the end.
+  TGO_HD void turn() {
+    const uint32_t front = word[0];
+    TGO_UNROLL for (int i = 1; i < kWords; ++i) word[i - 1] = word[i];
+    word[kWords - 1] = front;
+  }
+
+ private:
+  static TGO_HD uint32_t bits(uint32_t w) { return w; }
+  static TGO_HD uint32_t bits(float x) { return bit_cast<uint32_t>(x); }
+  template <class Narrow>
+  static TGO_HD uint32_t bits(Narrow x) {
+    return x.bits;
+  }
+  static TGO_HD void put(uint32_t w, uint32_t* to) { *to = w; }
+  template <class Value>
+  static TGO_HD void put(uint32_t w, Value* to) {
+    *to = value<Value>(w);
+  }
+  template <class Value>
+  static TGO_HD Value value(uint32_t w) {
+    if constexpr (sizeof(Value) == 4)
+      return bit_cast<Value>(w);
+    else
+      return {uint16_t(w)};
+  }
+};
+
+struct SquareRoot {
+  TGO_HD float operator()(float x) const {
+#if defined(__CUDA_ARCH__)
+    return __fsqrt_rn(x);
+#else
+    return sqrtf(x);
+#endif
+  }
+};
+
+// The noise of neuron `index` in the four steps of a Philox block.
+TGO_HD void normals(const int64_t* where, int64_t index, uint32_t block, float z[kSpan]) {
+  // Read anew for each neuron: or else the keys of all rounds are kept for the next one, in twenty registers.
+  const uint64_t seed = *static_cast<const volatile int64_t*>(where);
+  uint64_t keys[2 * kRounds];
+  philox_keys(seed, keys);
+  const uint64_t low[1] = {uint32_t(index)}, high[1] = {uint64_t(index) >> 32};
+  uint64_t words[4][1];
+  philox<ScalarLanes, 1>(keys, low, high, uint64_t(block), words);
+  box_muller<SquareRoot, float>(uint32_t(words[0][0]), uint32_t(words[1][0]), &z[0], &z[1]);
+  box_muller<SquareRoot, float>(uint32_t(words[2][0]), uint32_t(words[3][0]), &z[2], &z[3]);
+}
+
+// `count` neurons, neighbours in memory, walked through time in spans of four steps that are aligned to the noise.
+template <class S, int count, bool noisy, bool four>
+struct Group {
+  static constexpr bool wide = count > 1;  // the order of memory is the logical one, and time outermost
+  using Values = Row<S, count>;
+  static constexpr int kLanes = Values::kLanes, kWords = Values::kWords;
+
+  // Their states, in the same turn as their values.
+  struct States {
+    float value[count];
+
+    TGO_HD void turn(float last) {
+      TGO_UNROLL for (int j = 1; j < count; ++j) value[j - 1] = value[j];
+      value[count - 1] = last;
+    }
+  };
+
+  const Neuron& n;
+  const Place& place;
+  const int64_t noise_step, m, at;
+  const int phase;  // steps by which the first span begins before step 0
+  const int64_t* const seed;
+  const int64_t index;  // of the first in the logical order, as the noise knows it
+
+  template <class Arguments>
+  TGO_HD Group(const Arguments& a, int64_t m)
+      : n(a.neuron), place(a.place), noise_step(a.noise_step), m(m), at(wide ? m : a.place.offset(m)),
+        phase(noisy && !four ? int(a.noise_step % kSpan) : 0), seed(a.seed),
+        index(noisy && !wide ? a.place.logical(m) : m) {}
+
+  TGO_HD int64_t spans() const { return (place.steps + phase + kSpan - 1) / kSpan; }
+
+  // The potentials before and after the noise, and the state after a step.
+  TGO_HD void step(float* v, float x, float z, float* h, float* u) const {
+    *h = charge(*v, x, n);
+    *u = noisy ? disturb(*h, z, n) : *h;
+    *v = reset(*h, *u, n);
+  }
+
+  TGO_HD void noise(int j, int64_t t, float z[kSpan]) const {
+    if (noisy)
+      normals(seed, index + j, uint32_t((noise_step + t) / kSpan), z);
+  }
+
+  // Rows t + begin .. t + end - 1.
+  TGO_HD void load(const void* from, int64_t t, int begin, int end, Values rows[kSpan]) const {
+    TGO_UNROLL for (int i = 0; i < kSpan; ++i)
+      if (begin <= i && i < end) rows[i].load(static_cast<const S*>(from) + at + (t + i) * place.inner);
+  }
+  TGO_HD void store(void* to, int64_t t, int begin, int end, const Values rows[kSpan]) const {
+    TGO_UNROLL for (int i = 0; i < kSpan; ++i)
+      if (begin <= i && i < end) rows[i].store(static_cast<S*>(to) + at + (t + i) * place.inner);
+  }
+
+  // States in the order of memory, four at once.
+  static constexpr int kQuad = count < 4 ? count : 4;
+  TGO_HD void load(const float* from, float otherwise, States* v) const {
+    TGO_UNROLL for (int j = 0; j < count; ++j) v->value[j] = otherwise;
+    if (from) TGO_UNROLL for (int j = 0; j < count; j += kQuad) {
+        Row<float, kQuad> quad;
+        quad.load(from + m + j);
+        TGO_UNROLL for (int i = 0; i < kQuad; ++i) v->value[j + i] = bit_cast<float>(quad.word[i]);
+      }
+  }
+  TGO_HD void store(float* to, const States& v) const {
+    TGO_UNROLL for (int j = 0; j < count; j += kQuad) {
+      Row<float, kQuad> quad;
+      TGO_UNROLL for (int i = 0; i < kQuad; ++i) quad.word[i] = bit_cast<uint32_t>(v.value[j + i]);
+      quad.store(to + m + j);
+    }
+  }
+
+  // Which of the steps t .. t + 3 lie within begin .. end - 1.
+  static TGO_HD int first(int64_t t, int64_t begin) { return !four && t < begin ? int(begin - t) : 0; }
+  static TGO_HD int last(int64_t t, int64_t end) { return !four && end - t < kSpan ? int(end - t) : kSpan; }
+};
+
+template <class S, int count, bool noisy, bool four, bool saves>
+struct ForwardBody {
+  using Arguments = Forward;
+  static constexpr int kCount = count, kBlocks = four ? 8 : 4;
+  using G = Group<S, count, noisy, four>;
+
+  static TGO_HD void run(const Forward& a, int64_t m, Totals* totals) {
+    const G g(a, m);
+    typename G::States v, saved;
+    int fired = 0, neighbors = 0;
+    g.load(four ? nullptr : a.v_init, g.n.v_rest, &v);
+    for (int64_t t = -g.phase; t < (four ? kSpan : g.place.steps); t += kSpan) {
+      const int begin = g.first(t, 0), end = g.last(t, g.place.steps);
+      typename G::Values rows[kSpan];
+      g.load(a.x, t, begin, end, rows);
+      TGO_IN_TURN for (int w = 0; w < G::kWords; ++w) {
+        TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
+          float z[kSpan], h, u, state = v.value[0], kept = state;
+          g.noise(w * G::kLanes + lane, t, z);
+          TGO_UNROLL for (int i = 0; i < kSpan; ++i)
+            if (begin <= i && i < end) {
+              g.step(&state, rows[i].front(lane), z[i], &h, &u);
+              const bool fires = u >= g.n.v_threshold;
+              rows[i].put_front(fires ? 1.f : 0.f, lane);
+              fired += fires;
+              if (g.n.guard_margin > 0) {
+                const float distance = absolute(h - g.n.v_threshold);
+                totals->penalty += guard(distance, g.n);
+                neighbors += distance < g.n.guard_margin;
+              }
+              if (saves && (t + i + 1) % kCheckpointEvery == 0) kept = state;
+            }
+          v.turn(state);
+          if (saves) saved.turn(kept);
+        }
+        TGO_UNROLL for (int i = 0; i < kSpan; ++i) rows[i].turn();
+      }
+      g.store(a.spikes, t, begin, end, rows);
+      if (saves) {
+        const int64_t row = (t + end) / kCheckpointEvery;  // the state after step row * kCheckpointEvery - 1
+        if (row > (t + begin) / kCheckpointEvery && row * kCheckpointEvery < g.place.steps)
+          g.store(a.checkpoints + (row - 1) * g.place.neurons, saved);
+      }
+    }
+    g.store(a.v_final, v);
+    totals->fired += fired;
+    totals->neighbors += neighbors;
+  }
+};
+
+// four: T = 4 from rest, the noise begins with a Philox block, and no gradient enters or leaves by the state. It is the
+// usual call, and needs far fewer registers.
+template <class S, int count, bool noisy, bool four, Curve curve>
+struct BackwardBody {
+  using Arguments = Backward;
+  static constexpr int kCount = count, kBlocks = four ? 8 : 4;
+  using G = Group<S, count, noisy, four>;
+
+  static TGO_HD void run(const Backward& a, int64_t m, Totals*) {
+    const G g(a, m);
+    const float k = a.g_penalty ? float(double(*a.g_penalty) * a.share) : 0.f;
+    typename G::States g_v;
+    if (!four) g.load(a.g_v_final, 0.f, &g_v);
+    for (int64_t span = four ? 0 : g.spans() - 1; span >= 0; --span) {
+      const int64_t t = span * kSpan - g.phase;
+      const int begin = g.first(t, 0), end = g.last(t, g.place.steps);
+      typename G::States v;
+      if (!four) recall(a, g, t + begin, &v);
+      typename G::Values x[kSpan], g_s[kSpan] = {};
+      g.load(a.x, t, begin, end, x);
+      if (a.g_spikes) g.load(a.g_spikes, t, begin, end, g_s);
+      TGO_IN_TURN for (int w = 0; w < G::kWords; ++w) {
+        TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
+          const int j = w * G::kLanes + lane;
+          float z[kSpan], h[kSpan], u[kSpan];
+          float state = four ? g.n.v_rest : v.value[0], dv = four ? 0.f : g_v.value[0];
+          g.noise(j, t, z);
+          TGO_UNROLL for (int i = 0; i < kSpan; ++i)
+            if (begin <= i && i < end) g.step(&state, x[i].front(lane), z[i], &h[i], &u[i]);
+          TGO_UNROLL for (int i = kSpan - 1; i >= 0; --i)
+            if (begin <= i && i < end) {
+              const float d = (g.n.surrogate_at_h ? h[i] : u[i]) - g.n.v_threshold;
+              const float slope = surrogate<curve>(d, g.n.curve_height, g.n.curve_scale);
+              const float g_h =
+                  step_backward(h[i], u[i], slope, g_s[i].front(lane), dv, g.n) + guard_backward(h[i], k, g.n);
+              x[i].put_front(g.n.gain * g_h, lane);
+              dv = g.n.decay * g_h;
+            }
+          if (!four) {
+            v.turn(0.f);
+            g_v.turn(dv);
+          }
+        }
+        TGO_UNROLL for (int i = 0; i < kSpan; ++i) {
+          x[i].turn();
+          g_s[i].turn();
+        }
+      }
+      g.store(a.g_x, t, begin, end, x);
+    }
+    if (!four && a.g_v_init) g.store(a.g_v_init, g_v);
+  }
+
+  // The state before step t, from the last one that was saved.
+  static TGO_HD void recall(const Backward& a, const G& g, int64_t t, typename G::States* v) {
+    const int64_t origin = t / kCheckpointEvery * kCheckpointEvery;
+    g.load(origin ? a.checkpoints + (origin / kCheckpointEvery - 1) * g.place.neurons : a.v_init, g.n.v_rest, v);
+    for (int64_t at = (origin + g.phase) / kSpan * kSpan - g.phase; at < t; at += kSpan) {
+      const int begin = g.first(at, origin), end = g.last(at, t);
+      typename G::Values x[kSpan];
+      g.load(a.x, at, begin, end, x);
+      TGO_IN_TURN for (int w = 0; w < G::kWords; ++w) {
+        TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
+          float z[kSpan], h, u, state = v->value[0];
+          g.noise(w * G::kLanes + lane, at, z);
+          TGO_UNROLL for (int i = 0; i < kSpan; ++i)
+            if (begin <= i && i < end) g.step(&state, x[i].front(lane), z[i], &h, &u);
+          v->turn(state);
+        }
+        TGO_UNROLL for (int i = 0; i < kSpan; ++i) x[i].turn();
+      }
+    }
+  }
+};
+
+// The groups of one thread of a grid.
+template <class Body>
+TGO_HD Totals thread_body(const typename Body::Arguments& a, int64_t thread, int64_t threads) {
+  Totals totals;
+  for (int64_t m = thread * Body::kCount; m < a.place.neurons; m += threads * Body::kCount) Body::run(a, m, &totals);
+  return totals;
+}
+
+// The share of one thread in the sum over all partial sums.
+TGO_HD Totals thread_sum(const Totals* partials, int64_t count, int thread) {
+  Totals totals;
+  for (int64_t i = thread; i < count; i += kThreads) totals += partials[i];
+  return totals;
+}
+
+// One round of a block's sum: between two of them, all threads meet.
+TGO_HD void add_half(Totals shared[kThreads], int thread, int half) {
+  if (thread < half) shared[thread] += shared[thread + half];
+}
+
+struct Sums {
+  float* penalty;
+  int64_t *neighbors, *fired;
+
+  TGO_HD void write(const Totals& totals, const Place& place) const {
+    *penalty = float(totals.penalty / (double(place.steps) * double(place.neurons)));
+    *neighbors = totals.neighbors;
+    *fired = totals.fired;
+  }
+};
+
+}  // namespace tgo::cuda
