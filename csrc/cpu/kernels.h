@@ -3,6 +3,7 @@
 
 #include "../lif_step.h"
 #include "../noise.h"
+#include "../storage.h"
 #include "../surrogate.h"
 
 namespace tgo::cpu {

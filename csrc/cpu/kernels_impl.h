@@ -228,10 +228,10 @@ const Kernels kernels = {
     {TGO_FORWARD(1), TGO_FORWARD(kSpan)},
     {{advance<1, false>, advance<1, true>}, {advance<kSpan, false>, advance<kSpan, true>}},
     {TGO_BACKWARD(1), TGO_BACKWARD(kSpan)},
-    load_half,
-    load_bfloat16,
-    store_half,
-    store_bfloat16,
+    load_row<Half>,
+    load_row<BFloat16>,
+    store_row<Half>,
+    store_row<BFloat16>,
 };
 
 }  // namespace tgo::cpu::TGO_ISA

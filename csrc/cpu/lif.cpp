@@ -55,7 +55,7 @@ class BlockNoise {
           for (const RowIO* tensor : tensors)
             if ((ahead[count] = tensor->ahead(t, m_, len_))) ++count;
       }
-      kernels_.noise(options_.seed, layout_.logical_order() ? nullptr : s_.index, m_, len_, uint32_t(q), rows, ahead, count);
+      kernels_.noise(uint64_t(*options_.seed), layout_.logical_order() ? nullptr : s_.index, m_, len_, uint32_t(q), rows, ahead, count);
     }
   }
 

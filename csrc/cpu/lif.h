@@ -1,20 +1,12 @@
 // The CPU engine on raw memory: the whole pass over T steps, blocks of neurons in parallel.
 #pragma once
 
+#include "../call.h"
 #include "row_io.h"
 
 namespace tgo::cpu {
 
 constexpr int64_t kMaxChunk = 8;  // steps between two checkpoints at the most
-
-struct Options {
-  Neuron neuron;
-  bool noisy;
-  Curve curve;
-  uint64_t seed;
-  int64_t noise_step;
-  int64_t checkpoint_every;  // 1 .. kMaxChunk; 0 saves none (forward)
-};
 
 const Kernels& best_kernels();
 

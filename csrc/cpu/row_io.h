@@ -2,13 +2,12 @@
 #pragma once
 
 #include "../layout.h"
+#include "../storage.h"
 #include "kernels.h"
 
 namespace tgo::cpu {
 
 constexpr int64_t kPastCaches = 32 << 20;  // bytes
-
-enum class Storage { kFloat, kHalf, kBFloat16 };
 
 // Scratch for the rows of a span.
 using SpanRows = float[kSpan][kBlock];

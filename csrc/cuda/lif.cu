@@ -1,22 +1,87 @@
-#include "lif.h"
+// The CUDA kernels, their launch, and the operators of tgo_kernels/ops.py for CUDA tensors.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include "ops.h"
+
+#pragma weak aoti_torch_get_current_cuda_stream  // the same library serves a torch without CUDA, which has none
+extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+
 namespace tgo::cuda {
-template <class Body>
-__global__ void __launch_bounds__(kThreads, Body::kBlocks) sum_kernel(const __grid_constant__ typename Body::Arguments a, Totals* partials) {
+namespace {
+
+// The sum over a block, in thread 0.
+__device__ Totals block_sum(const Totals& mine) {
   __shared__ Totals shared[kThreads];
-  const int thread = threadIdx.x;
-  shared[thread] = thread_body<Body>(a, int64_t(blockIdx.x) * kThreads + thread, int64_t(gridDim.x) * kThreads);
+  shared[threadIdx.x] = mine;
   for (int half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
-    add_half(shared, thread, half);
+    add_half(shared, threadIdx.x, half);
   }
-  if (thread == 0) partials[blockIdx.x] = shared[0];
+  return shared[0];
 }
+
 template <class Body>
-__global__ void __launch_bounds__(kThreads, Body::kBlocks) kernel(const __grid_constant__ typename Body::Arguments a) {
-  thread_body<Body>(a, int64_t(blockIdx.x) * kThreads + threadIdx.x, int64_t(gridDim.x) * kThreads);
+__device__ Totals this_thread(const typename Body::Arguments& a) {
+  return thread_body<Body>(a, int64_t(blockIdx.x) * kThreads + threadIdx.x, int64_t(gridDim.x) * kThreads);
 }
-#define F(S,c,n,f,v) template __global__ void sum_kernel<ForwardBody<S,c,n,f,v>>(const __grid_constant__ Forward, Totals*);
-#define B(S,c,n,f,k) template __global__ void kernel<BackwardBody<S,c,n,f,k>>(const __grid_constant__ Backward);
-F(float,4,true,true,false) F(BFloat16,8,true,true,false) F(float,4,true,false,true) F(float,4,false,true,false) F(float,1,true,false,true)
-B(float,4,true,true,kLorentz) B(BFloat16,8,true,true,kLorentz) B(float,4,true,false,kLorentz) B(BFloat16,8,true,false,kLorentz) B(float,4,false,true,kLorentz) B(float,1,true,false,kLogistic)
+
+template <class Body>
+__global__ void __launch_bounds__(kThreads, Body::kBlocks)
+    forward_kernel(const __grid_constant__ typename Body::Arguments a, Totals* partials) {
+  const Totals sum = block_sum(this_thread<Body>(a));
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads) sum_kernel(const Totals* partials, int64_t count, Sums sums) {
+  const Totals sum = block_sum(thread_sum(partials, count, threadIdx.x));
+  if (threadIdx.x == 0) sums.write(sum);
+}
+
+template <class Body>
+__global__ void __launch_bounds__(kThreads, Body::kBlocks)
+    backward_kernel(const __grid_constant__ typename Body::Arguments a) {
+  this_thread<Body>(a);
+}
+
+class CudaDevice {
+ public:
+  explicit CudaDevice(const Tensor& x) : guard_(x.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  void forward(const Form& form, const Forward& a, Totals* partials, const Sums& sums) {
+    run_forward(form, [&]<class Body>() {
+      const int64_t blocks = blocks_for(a.place.neurons, Body::kCount);
+      forward_kernel<Body><<<blocks, kThreads, 0, stream_>>>(a, partials);
+      sum_kernel<<<1, kThreads, 0, stream_>>>(partials, blocks, sums);
+    });
+    check();
+  }
+
+  void backward(const Form& form, const Backward& a) {
+    run_backward(form, [&]<class Body>() {
+      backward_kernel<Body><<<blocks_for(a.place.neurons, Body::kCount), kThreads, 0, stream_>>>(a);
+    });
+    check();
+  }
+
+ private:
+  static void check() {
+    const cudaError_t error = cudaGetLastError();
+    STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
+  }
+
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+}  // namespace
+}  // namespace tgo::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CUDA, m) {
+  m.impl("lif_fwd", TORCH_BOX(&tgo::cuda::lif_fwd<tgo::cuda::CudaDevice>));
+  m.impl("lif_bwd", TORCH_BOX(&tgo::cuda::lif_bwd<tgo::cuda::CudaDevice>));
 }

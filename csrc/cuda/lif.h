@@ -225,13 +225,14 @@ struct Group {
   static TGO_HD int last(int64_t t, int64_t end) { return !four && end - t < kSpan ? int(end - t) : kSpan; }
 };
 
-template <class S, int count, bool noisy, bool four, bool saves>
+template <class S, int count, bool noisy, bool four, Curve>
 struct ForwardBody {
   using Arguments = Forward;
   static constexpr int kCount = count, kBlocks = four ? 8 : 4;
   using G = Group<S, count, noisy, four>;
 
   static TGO_HD void run(const Forward& a, int64_t m, Totals* totals) {
+    const bool saves = !four && a.checkpoints;
     const G g(a, m);
     typename G::States v, saved;
     int fired = 0, neighbors = 0;
@@ -373,9 +374,10 @@ TGO_HD void add_half(Totals shared[kThreads], int thread, int half) {
 struct Sums {
   float* penalty;
   int64_t *neighbors, *fired;
+  double count;  // T * N
 
-  TGO_HD void write(const Totals& totals, const Place& place) const {
-    *penalty = float(totals.penalty / (double(place.steps) * double(place.neurons)));
+  TGO_HD void write(const Totals& totals) const {
+    *penalty = float(totals.penalty / count);
     *neighbors = totals.neighbors;
     *fired = totals.fired;
   }

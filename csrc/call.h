@@ -1,0 +1,116 @@
+// The arguments of the operators of tgo_kernels/ops.py, and the tensors that every engine makes of them.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+
+#include "layout.h"
+#include "lif_step.h"
+#include "storage.h"
+#include "surrogate.h"
+
+namespace tgo {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+struct Options {
+  Neuron neuron;
+  bool noisy;
+  Curve curve;
+  const int64_t* seed;  // where x is
+  int64_t noise_step;
+  int64_t checkpoint_every;  // 0 saves none (forward)
+};
+
+inline bool same_layout(const Tensor& a, const Tensor& b) {
+  for (int64_t d = 0; d < a.dim(); ++d)
+    if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return false;
+  return true;
+}
+
+inline Tensor copy_like(const Tensor& layout, const Tensor& values) {
+  Tensor copy = torch::stable::empty_like(layout);
+  torch::stable::copy_(copy, values);
+  return copy;
+}
+
+// `values` as they are where they lie like `layout`, a copy that does otherwise.
+inline Tensor matched(const Tensor& values, const Tensor& layout) {
+  return same_layout(values, layout) ? values : copy_like(layout, values);
+}
+
+// x as it is where it is dense, a dense copy otherwise.
+inline Tensor dense(const Tensor& x) { return layout_of(x).steps ? x : copy_like(x, x); }
+
+inline Tensor scalar(const Tensor& like, ScalarType type) { return torch::stable::new_empty(like, {}, type); }
+
+// An uninitialised fp32 tensor with the shape and order of one time step of x.
+inline Tensor empty_state(const Tensor& x) {
+  namespace detail = torch::stable::detail;
+  std::array<StableIValue, 6> stack{detail::from(torch::stable::select(x, 0, 0)),
+                                    detail::from(std::optional(ScalarType::Float)),
+                                    detail::from(std::nullopt), detail::from(std::nullopt),
+                                    detail::from(std::nullopt), detail::from(std::nullopt)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
+  return detail::to<Tensor>(stack[0]);
+}
+
+inline Storage storage_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Storage::kFloat;
+    case ScalarType::Half: return Storage::kHalf;
+    case ScalarType::BFloat16: return Storage::kBFloat16;
+    default: STD_TORCH_CHECK(false, "x must be float32, float16 or bfloat16");
+  }
+}
+
+#define TGO_SCALAR_PARAMETERS                                                                                    \
+  double decay, double gain, double leak_bias, double v_threshold, double v_rest, bool soft_reset,               \
+      double noise_std, bool noise_in_membrane, double guard_margin, int64_t curve, double curve_height,         \
+      double curve_scale, bool surrogate_at_h, bool detach_reset
+#define TGO_SCALARS                                                                                              \
+  decay, gain, leak_bias, v_threshold, v_rest, soft_reset, noise_std, noise_in_membrane, guard_margin, curve,    \
+      curve_height, curve_scale, surrogate_at_h, detach_reset
+
+struct Call {
+  Tensor x;
+  Layout layout;
+  Options options;
+
+  Call(const Tensor& any_x, const OptionalTensor& v_init, const OptionalTensor& seed, int64_t noise_step,
+       int64_t checkpoint_every, TGO_SCALAR_PARAMETERS)
+      : x(dense(any_x)), layout(layout_of(x)) {
+    STD_TORCH_CHECK(!v_init || v_init->numel() == layout.neurons, "v_init must have the shape of x without time");
+    STD_TORCH_CHECK(noise_step >= 0, "noise_step must be >= 0, got ", noise_step);
+    STD_TORCH_CHECK(noise_std == 0 || seed, "noise_std > 0 needs a seed");
+    STD_TORCH_CHECK(0 <= curve && curve < kCurves, "unknown surrogate curve ", curve);
+    options = {{float(decay), float(gain), float(leak_bias), float(v_threshold), float(v_rest), float(noise_std),
+                float(guard_margin), float(curve_height), float(curve_scale), soft_reset, noise_in_membrane,
+                surrogate_at_h, detach_reset},
+               noise_std != 0,
+               Curve(curve),
+               noise_std == 0 ? nullptr : seed->const_data_ptr<int64_t>(),
+               noise_step,
+               checkpoint_every};
+  }
+
+  // How many states the forward saves.
+  int64_t saved() const { return options.checkpoint_every ? (layout.steps - 1) / options.checkpoint_every : 0; }
+
+  void check_backward(const Tensor& checkpoints, const OptionalTensor& g_spikes) const {
+    STD_TORCH_CHECK(options.checkpoint_every > 0, "checkpoint_every must be > 0");
+    STD_TORCH_CHECK(checkpoints.numel() == saved() * layout.neurons, "checkpoints must be those of the forward");
+    STD_TORCH_CHECK(!g_spikes || g_spikes->numel() == x.numel(), "g_spikes must have the shape of x");
+  }
+};
+
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+}  // namespace tgo

@@ -1,0 +1,59 @@
+// The CUDA engine's operators, dispatch, kernel bodies and sums, run by loops over blocks and threads on the host:
+// everything of csrc/cuda but the launch. Registered as tgo_kernels_cuda_host::lif_fwd and lif_bwd for CPU tensors.
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "../csrc/cuda/ops.h"
+
+namespace tgo::cuda {
+namespace {
+
+// A few blocks, so that the threads stride.
+int64_t grid_for(int64_t neurons, int count) { return std::min<int64_t>(3, blocks_for(neurons, count)); }
+
+Totals block_sum(std::vector<Totals>& shared) {
+  for (int half = kThreads / 2; half > 0; half /= 2)
+    for (int thread = 0; thread < kThreads; ++thread) add_half(shared.data(), thread, half);
+  return shared[0];
+}
+
+struct HostDevice {
+  explicit HostDevice(const Tensor&) {}
+
+  template <class Body>
+  static std::vector<Totals> block(const typename Body::Arguments& a, int64_t block, int64_t blocks) {
+    std::vector<Totals> totals(kThreads);
+    for (int thread = 0; thread < kThreads; ++thread)
+      totals[thread] = thread_body<Body>(a, block * kThreads + thread, blocks * kThreads);
+    return totals;
+  }
+
+  void forward(const Form& form, const Forward& a, Totals* partials, const Sums& sums) {
+    run_forward(form, [&]<class Body>() {
+      const int64_t blocks = grid_for(a.place.neurons, Body::kCount);
+      for (int64_t b = 0; b < blocks; ++b) {
+        std::vector<Totals> totals = block<Body>(a, b, blocks);
+        partials[b] = block_sum(totals);
+      }
+      std::vector<Totals> totals(kThreads);
+      for (int thread = 0; thread < kThreads; ++thread) totals[thread] = thread_sum(partials, blocks, thread);
+      sums.write(block_sum(totals));
+    });
+  }
+
+  void backward(const Form& form, const Backward& a) {
+    run_backward(form, [&]<class Body>() {
+      const int64_t blocks = grid_for(a.place.neurons, Body::kCount);
+      for (int64_t b = 0; b < blocks; ++b) block<Body>(a, b, blocks);
+    });
+  }
+};
+
+}  // namespace
+}  // namespace tgo::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(tgo_kernels_cuda_host, CPU, m) {
+  m.impl("lif_fwd", TORCH_BOX(&tgo::cuda::lif_fwd<tgo::cuda::HostDevice>));
+  m.impl("lif_bwd", TORCH_BOX(&tgo::cuda::lif_bwd<tgo::cuda::HostDevice>));
+}
