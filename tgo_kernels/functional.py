@@ -81,20 +81,21 @@ def run(
         return reference.run(x, v_init, seed, noise_step, neuron)
     trains = torch.is_grad_enabled() and (x.requires_grad or (v_init is not None and v_init.requires_grad))
     checkpoint_every = ops.CHECKPOINT_EVERY if trains else 0
-    return LIFOutput(*_LIF.apply(x, v_init, seed, noise_step, checkpoint_every, neuron, engine)[:5])
+    guarded = neuron.guard_margin > 0
+    return LIFOutput(*_LIF.apply(x, v_init, seed, noise_step, checkpoint_every, neuron.scalars, guarded, engine)[:5])
 
 
 class _LIF(torch.autograd.Function):
     @staticmethod
-    def forward(x, v_init, seed, noise_step, checkpoint_every, neuron, engine):
+    def forward(x, v_init, seed, noise_step, checkpoint_every, scalars, guarded, engine):
         forward, _ = ops.operators(engine)
-        return forward(x, v_init, seed, noise_step, checkpoint_every, *neuron.scalars)
+        return forward(x, v_init, seed, noise_step, checkpoint_every, *scalars)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, v_init, seed, ctx.noise_step, ctx.checkpoint_every, ctx.neuron, ctx.engine = inputs
+        x, v_init, seed, ctx.noise_step, ctx.checkpoint_every, ctx.scalars, guarded, ctx.engine = inputs
         _, _, penalty, *others = output
-        ctx.mark_non_differentiable(*others, *([] if ctx.neuron.guard_margin > 0 else [penalty]))
+        ctx.mark_non_differentiable(*others, *([] if guarded else [penalty]))
         checkpoints = others[-1]
         ctx.strides = x.stride()
         ctx.set_materialize_grads(False)
@@ -107,7 +108,7 @@ class _LIF(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             inputs = ctx.saved_tensors[:2]
             gradients = tuple(None if g is None else _Once.apply(g, *inputs) for g in gradients)
-        return *gradients, None, None, None, None, None
+        return *gradients, None, None, None, None, None, None
 
 
 @once_differentiable
@@ -120,7 +121,7 @@ def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):
     need_g_v_init = ctx.needs_input_grad[1]
     saved = (x, v_init, seed, ctx.noise_step, ctx.checkpoint_every, checkpoints)
     incoming = (g_spikes, g_v_final, g_penalty, need_g_v_init)
-    g_x, g_v_init = backward(*saved, *incoming, *ctx.neuron.scalars)
+    g_x, g_v_init = backward(*saved, *incoming, *ctx.scalars)
     return g_x, g_v_init if need_g_v_init else None
 
 

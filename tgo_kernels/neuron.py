@@ -1,7 +1,7 @@
 """One neuron: its validated constants, and what a call takes and returns."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,7 @@ class Neuron:
     noise_std: float = 0.0
     noise_mode: NoiseMode = "membrane"
     guard_margin: float = 0.0
-    #: the constants in the order of the operators' schema (see tgo_kernels.ops)
-    scalars: tuple[float | int | bool, ...] = field(init=False, repr=False, compare=False)
+    scalars: ClassVar[tuple[float | int | bool, ...]]  #: of one neuron, in the order of the schemas in tgo_kernels.ops
 
     def __post_init__(self) -> None:
         for name in ("decay", "gain", "v_threshold", "noise_std", "guard_margin"):
