@@ -6,6 +6,7 @@ without the engine, and ``python -m tgo_kernels info`` says so.
 """
 
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 
 def torch_directory() -> Path | None:
@@ -25,6 +27,51 @@ def torch_directory() -> Path | None:
 
 
 NATIVE = os.environ.get("TGO_KERNELS_NATIVE", "auto")  # 1: a failure to build is an error; 0: do not build
+CUDA = os.environ.get("TGO_KERNELS_CUDA", "auto")  # 1: build the CUDA kernels; 0: do not; auto: where torch has CUDA
+ARCHITECTURES = "8.0;9.0;10.0;12.0"  # unless TORCH_CUDA_ARCH_LIST says otherwise
+MACROS = [("TORCH_TARGET_VERSION", "0x020a000000000000")]  # runs with torch 2.10 and every later one
+
+
+CUDA_HOME = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda")
+
+
+def builds_cuda(torch: Path) -> bool:
+    nvcc = (CUDA_HOME / "bin" / "nvcc").exists()
+    if CUDA == "1" and not nvcc:
+        raise SystemExit(f"tgo_kernels: TGO_KERNELS_CUDA=1 needs nvcc, and there is none in {CUDA_HOME}/bin (CUDA_HOME)")
+    return nvcc and (CUDA == "1" or (CUDA == "auto" and (torch / "lib" / "libc10_cuda.so").exists()))
+
+
+def targets() -> list[str]:
+    """nvcc's options for the architectures, ``9.0+PTX`` for instance adds PTX that later ones translate."""
+    options = []
+    for entry in re.split("[; ]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or ARCHITECTURES):
+        match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", entry)
+        if match is None:
+            raise SystemExit(f"tgo_kernels: TORCH_CUDA_ARCH_LIST must list numbers such as 9.0 or 9.0+PTX, got {entry!r}")
+        number = match[1] + match[2]
+        options += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
+        if match[3]:
+            options += ["-gencode", f"arch=compute_{number},code=compute_{number}"]
+    return options
+
+
+class BuildWithCUDA(build_ext):
+    """Compiles ``.cu`` sources with nvcc, the rest as ever."""
+
+    def build_extension(self, extension: Extension) -> None:
+        kernels = [source for source in extension.sources if source.endswith(".cu")]
+        extension.sources = [source for source in extension.sources if source not in kernels]
+        for source in kernels:
+            compiled = Path(self.build_temp, source).with_suffix(".cu.o")
+            compiled.parent.mkdir(parents=True, exist_ok=True)
+            jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+            command = [str(CUDA_HOME / "bin" / "nvcc"), "-c", source, "-o", str(compiled), "--threads", jobs, *targets()]
+            command += ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler", "-fPIC", "-DUSE_CUDA"]
+            command += [f"-D{name}={value}" for name, value in extension.define_macros]
+            self.spawn([*command, *(f"-I{directory}" for directory in extension.include_dirs)])
+            extension.extra_objects.append(str(compiled))
+        super().build_extension(extension)
 
 
 def extensions() -> list[Extension]:
@@ -36,19 +83,20 @@ def extensions() -> list[Extension]:
             raise SystemExit("tgo_kernels: TGO_KERNELS_NATIVE=1 needs torch >= 2.10 installed first")
         print("tgo_kernels: torch is not installed, so the compiled engine is not built", file=sys.stderr)
         return []
-    include = torch / "include"
+    sources, libraries, directories = ["csrc/register.cpp", *glob("csrc/cpu/*.cpp")], ["c10", "torch_cpu"], []
+    if builds_cuda(torch):
+        sources += glob("csrc/cuda/*.cu")
+        libraries += ["cudart_static", "dl", "rt", "pthread"]
+        directories = [str(CUDA_HOME / "lib64")]
     return [
         Extension(
             "tgo_kernels._C",
-            sources=["csrc/register.cpp", *sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp"))],
-            depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
-            include_dirs=[str(include), str(include / "torch/csrc/api/include")],
-            library_dirs=[str(torch / "lib")],
-            libraries=["c10", "torch_cpu"],
-            define_macros=[
-                ("Py_LIMITED_API", "0x030A0000"),
-                ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # runs with torch 2.10 and every later one
-            ],
+            sources=sources,
+            depends=glob("csrc/*.h", "csrc/*/*.h"),
+            include_dirs=[str(torch / "include")],
+            library_dirs=[str(torch / "lib"), *directories],
+            libraries=libraries,
+            define_macros=MACROS,
             extra_compile_args=[
                 *("-std=c++20", "-O3", "-g0"),
                 *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # the same bits on every machine
@@ -60,4 +108,12 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=extensions(), options={"bdist_wheel": {"py_limited_api": "cp310"}})
+def glob(*patterns: str) -> list[str]:
+    return sorted(str(path) for pattern in patterns for path in Path().glob(pattern))
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildWithCUDA},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)

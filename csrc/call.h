@@ -15,6 +15,8 @@
 #include "surrogate.h"
 
 namespace tgo {
+// Hidden, as torch's own types are that it holds.
+#pragma GCC visibility push(hidden)
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -113,4 +115,5 @@ struct Call {
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+#pragma GCC visibility pop
 }  // namespace tgo
