@@ -1,6 +1,7 @@
 # make demo   train a plain and a guarded spiking network on real images, and attack both (DATA=full: all of Fashion-MNIST)
 # make test   everything that is checked on every change
 # make bench  speed against the same neuron composed in torch
+# make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -8,7 +9,7 @@ DATA ?= subset
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench gpu gpu-here lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
@@ -36,6 +37,15 @@ test: $(VENV)/built lint
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run
+
+gpu: $(VENV)/installed
+	@if $(BIN)/python -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then $(MAKE) gpu-here; \
+	else echo "no GPU is here: nothing was built, tested or measured"; fi
+
+gpu-here:
+	TGO_KERNELS_NATIVE=1 TGO_KERNELS_CUDA=1 $(BIN)/python setup.py --quiet build_ext --force --inplace
+	$(BIN)/python -m pytest --ignore=tests/test_triton.py
+	$(BIN)/python -m benchmarks.gpu
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

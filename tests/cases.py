@@ -1,6 +1,6 @@
 """Random calls of lif(), and what it means that an engine agrees with the specification on one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,11 @@ class Case:
     layout: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def on(self, device: str) -> "Case":
+        """The same call there, layouts included."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
     def run(self, impl: str) -> tuple[tgo.LIFOutput, Tensor, Tensor | None]:
         """Outputs and the gradients of x and v_init."""
         x, v_init = self._leaves(self.x.dtype)
@@ -82,7 +87,7 @@ class Case:
                 grads.append(grad.to(output.dtype))
         if self.g_penalty is not None and self.constants["guard_margin"] > 0 and x.numel():
             outputs.append(out.penalty)
-            grads.append(torch.tensor(self.g_penalty))
+            grads.append(torch.tensor(self.g_penalty, device=x.device))
         leaves = [x] if v_init is None else [x, v_init]
         found = torch.autograd.grad(outputs, leaves, grads, allow_unused=True) if outputs else (None, None)
         g = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=False)]
@@ -122,10 +127,15 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def assert_agrees(case: Case, impl: str) -> None:
-    """Equal spikes, counters and penalty; state and gradients as close to fp64 as the specification in fp32 is."""
-    ours, spec, exact = case.run(impl), case.run("reference"), case.run_double()
-    out, expected = ours[0], spec[0]
+def assert_agrees(case: Case, impl: str, device: str = "cpu") -> None:
+    """Equal spikes, counters and penalty; state and gradients as close to fp64 as the specification in fp32 is.
+
+    The specification runs on the CPU, the engine on ``device``.
+    """
+    spec, exact = case.run("reference"), case.run_double()
+    there, *gradients = case.on(device).run(impl)
+    out, expected = tgo.LIFOutput(*(t.cpu() for t in there)), spec[0]
+    ours = (out, *(g if g is None else g.cpu() for g in gradients))
     assert torch.equal(out.spikes, expected.spikes)
     assert out.spikes.stride() == torch.empty_like(case.x).stride() and out.spikes.dtype == case.x.dtype
     assert out.neighbors == expected.neighbors and out.fired == expected.fired

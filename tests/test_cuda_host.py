@@ -22,7 +22,9 @@ def cuda_on_the_host(tmp_path_factory):
     torch_path = Path(torch.__file__).parent
     command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-Wno-psabi"]
     command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{torch_path / 'include'}", f"-L{torch_path / 'lib'}"]
-    subprocess.run([*command, str(ROOT / "tests/cuda_host.cpp"), "-o", str(library), "-lc10", "-ltorch_cpu"], check=True)
+    subprocess.run(
+        [*command, str(ROOT / "tests/cuda_host.cpp"), "-o", str(library), "-lc10", "-ltorch_cpu"], check=True
+    )
     definitions = torch.library.Library("tgo_kernels_cuda_host", "DEF")
     definitions.define("lif_fwd" + ops._FORWARD)
     definitions.define("lif_bwd" + ops._BACKWARD)

@@ -21,17 +21,27 @@ REMEDY = (
 )
 
 
+CUDA_REMEDY = REMEDY.replace("TGO_KERNELS_NATIVE=1", "TGO_KERNELS_NATIVE=1 TGO_KERNELS_CUDA=1")
+
+
 def description() -> str:
     """What was built, for people."""
     if ERROR:
         return ERROR
-    return f"{_LIBRARIES[0].name}, CPU kernels for {torch.ops.tgo_kernels.cpu_kernels()}"
+    cuda = "CUDA kernels" if _has_cuda() else "no CUDA kernels"
+    return f"{_LIBRARIES[0].name}, CPU kernels for {torch.ops.tgo_kernels.cpu_kernels()}, {cuda}"
+
+
+def _has_cuda() -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key("tgo_kernels::lif_fwd", "CUDA")
 
 
 def serves(device: torch.device) -> str | None:
     """None if the extension can serve tensors on ``device``, else the reason why not."""
     if ERROR:
         return f"{ERROR}; to build it, in a clone of tgo_kernels: {REMEDY}"
-    if device.type != "cpu":
-        return f"the compiled extension serves CPU tensors, not {device.type}"
-    return None
+    if device.type == "cpu" or (device.type == "cuda" and _has_cuda()):
+        return None
+    if device.type == "cuda" and torch.version.cuda:
+        return f"the compiled extension was built without CUDA; with nvcc, in a clone of tgo_kernels: {CUDA_REMEDY}"
+    return f"the compiled extension serves CPU and CUDA tensors, not {device.type}"
