@@ -107,7 +107,7 @@ def main() -> int:
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     about = [
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}, tgo_kernels "
-        f"{tgo.__version__} at {git.stdout.strip() or 'no commit'}, {datetime.date.today()}, torch's caching allocator.",
+        f"{tgo.__version__} at {git.stdout.strip() or 'no commit'}, {datetime.date.today()}, torch's own allocator.",
         "Forward and backward, dense gradient; GB/s on the bytes that the fused layer moves, for all engines alike.",
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
