@@ -29,13 +29,13 @@ class Row:
     instructions: float | None = None  # of a thread, for each neuron-step
     per_normal: float | None = None  # of them, for each normal
     bytes: float | None = None  # of x, spikes and their gradients, for each neuron-step
-    other_bytes: float | None = None  # of the state, seed and sums
-    unresolved: int = 0
+    state_bytes: float | None = None  # of the state that enters and leaves: 4 for each T steps
+    divergent: int = 0  # branches on data, executed as by a warp whose threads disagree
 
     @property
     def memory_ps(self) -> float | None:
         """Picoseconds of a neuron-step, over the whole device."""
-        return None if self.bytes is None else (self.bytes + (self.other_bytes or 0)) / BYTES_PER_SECOND * 1e12
+        return None if self.bytes is None else (self.bytes + (self.state_bytes or 0)) / BYTES_PER_SECOND * 1e12
 
     @property
     def issue_ps(self) -> float | None:
@@ -58,15 +58,16 @@ def read(case: Case, code: Code) -> Row:
 
 def read_nvidia(case: Case, code: Code) -> Row:
     walk = sass.walk(code.text, code.constants)
-    loads, stores, moved = Counter[int](), Counter[int](), Counter[bool]()
+    assert not walk.unknown, f"{case}: the walk does not know {walk.unknown}"
+    loads, stores, moved = Counter[int](), Counter[int](), Counter[str]()
     for (name, number, width), count in walk.accesses.items():
-        tensor = code.tensors[number - 1] if number and number <= len(code.tensors) else None
-        if tensor is None:
-            walk.unresolved += count
-        row = tensor in ROW_TENSORS
-        moved[row] += width * count
-        if row:
+        assert number and number <= len(code.tensors), f"{case}: {name} at an address that the walk does not know"
+        tensor = code.tensors[number - 1]
+        if tensor in ROW_TENSORS:
             (loads if name == "LDG" else stores)[8 * width] += count
+            moved["rows"] += width * count
+        elif tensor == "v_final":  # all else is one number for the whole call
+            moved["state"] += width * count
     neuron_steps = code.neurons_per_thread * STEPS
     return Row(
         case,
@@ -78,9 +79,9 @@ def read_nvidia(case: Case, code: Code) -> Row:
         dict(stores),
         early_barriers=walk.early_barriers(code.tensors, ROW_TENSORS),
         instructions=walk.executed / neuron_steps,
-        bytes=moved[True] / neuron_steps,
-        other_bytes=moved[False] / neuron_steps,
-        unresolved=walk.unresolved + len(walk.unknown),
+        bytes=moved["rows"] / neuron_steps,
+        state_bytes=moved["state"] / neuron_steps,
+        divergent=walk.divergent,
     )
 
 

@@ -2,9 +2,13 @@
 
 A kernel's static instructions say little where loops are rolled, so the code is walked from entry to exit as one thread
 of a full block would, with the kernel's sizes and pointers in the constant bank. Integers, predicates and addresses are
-computed; floats are left unknown, as is all that is read from memory. Sizes alone decide the branches, but for two
-kinds: around a function call (the slow paths of square root and division, for subnormals and infinities), which is not
-taken, and any other that depends on an unknown value, which is reported as unresolved.
+computed; floats are left unknown, as is all that is read from memory. Sizes decide nearly every branch. Of the others,
+those around a function call (the slow paths of square root and division, for subnormals and infinities) skip it, and the
+rest fall through, as in a warp whose threads disagree. An instruction counts whether its predicate holds or not, since it
+takes its turn in either case.
+
+Limits: this is a count of instructions issued, not a simulation of pipelines; and a kernel whose branches depended on
+data in a larger way than to skip a few instructions would be counted wrongly (the number of such branches is reported).
 """
 
 import re
@@ -48,7 +52,7 @@ class Walk:
     executed: int = 0
     names: Counter[str] = field(default_factory=Counter)
     accesses: Counter[tuple[str, int | None, int]] = field(default_factory=Counter)
-    unresolved: int = 0
+    divergent: int = 0
     order: list[int | str | None] = field(default_factory=list)  # tensors accessed, and "barrier"
     unknown: set[str] = field(default_factory=set)  # integer instructions that the walk does not know
 
@@ -166,7 +170,11 @@ def step(thread: Thread, i: Instruction) -> bool:
     modifiers = i.modifiers
     if name in ("ISETP", "FSETP", "DSETP", "PLOP3"):
         outputs = list(i.operands[:2])
-    sources = list(i.operands[len(outputs) :])
+    if name == "IMNMX" and is_predicate(i.operands[0]):  # two predicates before the result
+        outputs = [i.operands[2]]
+        sources = list(i.operands[3:-1])
+    else:
+        sources = list(i.operands[len(outputs) :])
     wide = name in ("IMAD",) and "WIDE" in modifiers
     result_width = 8 if wide or "64" in modifiers or "U64" in modifiers or "S64" in modifiers else 4
     if name in ("LDG", "LDS", "LDSM", "LDC", "LDCU"):
@@ -221,13 +229,8 @@ def step(thread: Thread, i: Instruction) -> bool:
     elif name in ("IADD3", "VIADD", "IADD"):
         if complete:
             carry = sum(map(bool, predicates)) if "X" in modifiers else 0
-            # The negation of a word brings its own carry in; of a first word, -a is ~a + 1.
-            total = 0
-            for text, v in zip(plain, values, strict=True):
-                total += v
-                if text.startswith("-") and v == 0 and "X" not in modifiers:
-                    total += 2 ** (8 * width)
-            total += carry
+            total = sum(values) + carry
+            total += 0 if "X" in modifiers else borrows(plain, values, width)
             carries = [total >> (8 * width) >= 1, total >> (8 * width) >= 2]
             result = total & (2 ** (8 * width) - 1)
     elif name == "LEA":
@@ -240,7 +243,7 @@ def step(thread: Thread, i: Instruction) -> bool:
                 a = signed(vs[0]) if "SX32" in modifiers else vs[0] | (vs[2] << 32 if len(vs) > 2 else 0)
                 total = ((a << shift >> 32) & MASK) + vs[1] + carry
             else:
-                total = (vs[0] << shift & (2 ** (8 * width) - 1)) + vs[1]
+                total = (vs[0] << shift & (2 ** (8 * width) - 1)) + vs[1] + borrows(plain[1:2], vs[1:2], width)
             carries[0] = total >> (8 * width) != 0
             result = total & (2 ** (8 * width) - 1)
     elif name == "SHF":
@@ -321,8 +324,8 @@ def step(thread: Thread, i: Instruction) -> bool:
         if name == "VIADDMNMX" and complete:
             values = [(values[0] + values[1]) & MASK, values[2]]
         if None not in values and predicates[-1] is not None:
-            numbers = values if unsigned else [signed(v) for v in values]
-            result = (min if predicates[-1] else max)(numbers) & MASK
+            numbers = values if unsigned else [signed(v, 8 * width) for v in values]
+            result = (min if predicates[-1] else max)(numbers) & (2 ** (8 * width) - 1)
     elif name == "PRMT":
         if complete:
             source = (values[2] << 32 | values[0]).to_bytes(8, "little")
@@ -342,6 +345,11 @@ def step(thread: Thread, i: Instruction) -> bool:
     for predicate, carry in zip(outputs[1:], carries, strict=False):
         thread.set_predicate(predicate, carry)
     return known
+
+
+def borrows(texts: list[str], values: list[int], width: int) -> int:
+    """What the carry of a sum lacks where the word 0 is negated: -a is ~a + 1, and carries where a is 0."""
+    return sum(2 ** (8 * width) for text, v in zip(texts, values, strict=True) if text.startswith("-") and v == 0)
 
 
 def setp(
@@ -399,7 +407,7 @@ def walk(text: str, constants: dict[int, int], limit: int = 100_000) -> Walk:
                     taken = True
                 else:
                     taken = False
-                    seen.unresolved += not calls(code, target, places)
+                    seen.divergent += not calls(code, target, places)
             if taken and i.name == "CALL" and "$" in i.operands[-1]:  # else a far jump
                 returns.append(at + 1)
             at = target if taken else at + 1
