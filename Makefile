@@ -1,6 +1,7 @@
 # make demo   train a plain and a guarded spiking network on real images, and attack both (DATA=full: all of Fashion-MNIST)
 # make test   everything that is checked on every change
 # make bench  speed against the same neuron composed in torch
+# make gpu-compile   what GPUs would run, read from the compiled kernels, against the budgets
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -8,7 +9,7 @@ DATA ?= subset
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench gpu-compile lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
@@ -36,6 +37,9 @@ test: $(VENV)/built lint
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run
+
+gpu-compile: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gpu_compile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

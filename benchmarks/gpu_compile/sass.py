@@ -3,9 +3,9 @@
 A kernel's static instructions say little where loops are rolled, so the code is walked from entry to exit as one thread
 of a full block would, with the kernel's sizes and pointers in the constant bank. Integers, predicates and addresses are
 computed; floats are left unknown, as is all that is read from memory. Sizes decide nearly every branch. Of the others,
-those around a function call (the slow paths of square root and division, for subnormals and infinities) skip it, and the
-rest fall through, as in a warp whose threads disagree. An instruction counts whether its predicate holds or not, since it
-takes its turn in either case.
+those around a function call (the slow paths of square root and division, for subnormals and infinities) skip it, and
+the rest fall through, as in a warp whose threads disagree. An instruction counts whether its predicate holds or not,
+since it takes its turn in either case.
 
 Limits: this is a count of instructions issued, not a simulation of pipelines; and a kernel whose branches depended on
 data in a larger way than to skip a few instructions would be counted wrongly (the number of such branches is reported).
@@ -155,7 +155,7 @@ def is_predicate(text: str) -> bool:
 FLOATS = {"FADD", "FMUL", "FFMA", "FSEL", "FSET", "FADD2", "FMUL2", "FFMA2", "FHADD", "HADD2", "HMUL2", "MUFU", "FCHK"}
 FLOATS |= {"DADD", "DFMA", "DMUL", "DSETP", "F2F", "F2FP", "F2I", "I2F", "I2FP", "FMNMX", "HSETP2", "FRND", "FSWZADD"}
 OTHERS = {"SHFL", "POPC", "LDSM", "BSSY", "BSYNC", "BREAK", "NOP", "BAR", "WARPSYNC", "YIELD", "STG", "STS", "DEPBAR"}
-OTHERS |= {"WARPGROUP", "ERRBAR", "LDS", "LDG", "FLO", "VOTE", "VOTEU", "PREEXIT", "ACQBULK", "ERRBAR", "CCTL", "R2P"}
+OTHERS |= {"WARPGROUP", "ERRBAR", "LDS", "LDG", "FLO", "VOTE", "VOTEU", "PREEXIT", "ACQBULK", "CCTL", "R2P", "LDL"}
 
 
 def step(thread: Thread, i: Instruction) -> bool:
@@ -177,7 +177,7 @@ def step(thread: Thread, i: Instruction) -> bool:
         sources = list(i.operands[len(outputs) :])
     wide = name in ("IMAD",) and "WIDE" in modifiers
     result_width = 8 if wide or "64" in modifiers or "U64" in modifiers or "S64" in modifiers else 4
-    if name in ("LDG", "LDS", "LDSM", "LDC", "LDCU"):
+    if name in ("LDG", "LDS", "LDL", "LDSM", "LDC", "LDCU"):
         result_width = max(4, i.width)
     if name in ("DADD", "DMUL", "DFMA", "FADD2", "FMUL2", "FFMA2") or (
         name in ("F2F", "I2F") and modifiers[:1] == ("F64",)
@@ -190,7 +190,7 @@ def step(thread: Thread, i: Instruction) -> bool:
         return thread.value(sources[n], width)
 
     known = True
-    if name in ("STG", "STS", "BAR", "BSSY", "BSYNC", "NOP"):
+    if name in ("STG", "STS", "STL", "BAR", "BSSY", "BSYNC", "NOP"):
         return True
     predicates = [thread.predicate(s) for s in sources if is_predicate(s)]
     plain = [s for s in sources if not is_predicate(s)]
@@ -272,7 +272,10 @@ def step(thread: Thread, i: Instruction) -> bool:
         outcome = None
         magnitudes = [s.strip("-").startswith("|") for s in plain[:2]]
         if None not in values[:2]:
-            a, b = (struct.unpack("<f", struct.pack("<I", v & (MASK >> m)))[0] for v, m in zip(values, magnitudes))
+            a, b = (
+                struct.unpack("<f", struct.pack("<I", v & (MASK >> m)))[0]
+                for v, m in zip(values[:2], magnitudes, strict=True)
+            )
             comparison = next((m for m in modifiers if m.removesuffix("U") in COMPARE), "")
             outcome = COMPARE[comparison.removesuffix("U")](a, b) if comparison else None
         setp(thread, outputs, outcome, predicates[0], modifiers)
