@@ -18,7 +18,9 @@ NOISE_ISSUES = (
     "A normal costs more instructions than the memory of a step takes time, and bf16 halves the memory alone."
 )
 GUARD_ISSUES = "The reverse of a step costs more instructions than 6 bytes take time."
-SPLIT_STORES = "nvcc takes the store of a row apart into its words, before PTX; for sm_100 and sm_120 they are joined again."
+SPLIT_STORES = (
+    "nvcc takes the store of a row apart into words, before PTX; for sm_100 and sm_120 they are joined again."
+)
 SCALAR = "One neuron a thread."
 IN_TURN = "Neurons are taken in turn, in a loop that is not unrolled: moves and the loop come on top of the noise."
 ANY_T = "The path for every T: checks of each step, and 64-bit positions."
