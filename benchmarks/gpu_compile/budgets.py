@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.gpu_compile.code import Case
 from benchmarks.gpu_compile.report import Row
+from tgo_kernels.surrogate import Curve
 
 REGISTERS = 64
 INSTRUCTIONS_PER_NORMAL = 60
@@ -36,6 +37,8 @@ def figures(row: Row) -> Iterator[tuple[str, float, float]]:
     """Name, figure and limit of every budget that a row has."""
     case = row.case
     yield "spills", row.spilled, 0
+    if case.curve != Curve.LORENTZ:
+        return
     if case.noise and case.guard:
         yield "registers", row.registers, REGISTERS
     if row.early_barriers is not None:
