@@ -2,6 +2,7 @@
 # make test   everything that is checked on every change
 # make bench  speed against the same neuron composed in torch
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
+# make gpu-compile   what GPUs would run, read from the compiled kernels, against the budgets
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -9,7 +10,7 @@ DATA ?= subset
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench gpu gpu-here lint clean
+.PHONY: demo test bench gpu gpu-here gpu-compile lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
@@ -46,6 +47,9 @@ gpu-here:
 	TGO_KERNELS_NATIVE=1 TGO_KERNELS_CUDA=1 $(BIN)/python setup.py --quiet build_ext --force --inplace
 	$(BIN)/python -m pytest --ignore=tests/test_triton.py
 	$(BIN)/python -m benchmarks.gpu
+
+gpu-compile: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gpu_compile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

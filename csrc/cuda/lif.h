@@ -93,6 +93,14 @@ struct Row {
   TGO_HD void store(S* to) const {
     Memory memory;
     TGO_UNROLL for (int i = 0; i < kWords; ++i) put(word[i], &memory.word[i]);
+#if defined(__CUDA_ARCH__)
+    if constexpr (kWords == 4) {  // of the assignment below the compiler makes four stores
+      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(word[0]), "r"(word[1]), "r"(word[2]),
+                   "r"(word[3])
+                   : "memory");
+      return;
+    }
+#endif
     *reinterpret_cast<Memory*>(to) = memory;
   }
 

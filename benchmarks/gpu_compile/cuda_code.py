@@ -1,0 +1,87 @@
+"""Compiles the CUDA kernels, one call of nvcc for an architecture, and finds each kernel in the result."""
+
+import hashlib
+import os
+import re
+import struct
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu_compile.code import NEURONS, SIZES_OF, STEPS, Case, Code, constant_bank, pointer
+from benchmarks.gpu_compile.triton_code import number_after, resource_usage, run
+
+ROOT = Path(__file__).parents[2]
+NVCC = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda") / "bin" / "nvcc"
+OPTIONS = ["-std=c++20", "-O3", "-fmad=false", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+THREADS = 128  # of a block
+STORAGE = {"fp32": "f", "fp16": "NS_4HalfE", "bf16": "NS_8BFloat16E"}
+FORWARD = ("seed", "x", None, "spikes", "v_final", None, "partials")  # None: a null pointer in the usual call
+BACKWARD = ("seed", "x", "g_spikes", None, None, None, "g_penalty", "g_x", None)
+
+
+def available() -> bool:
+    return NVCC.exists()
+
+
+@cache
+def cubin(target: str) -> Path:
+    """The compiled kernels, kept in build/ until the sources or the compiler change."""
+    sources = sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*")])
+    version = subprocess.run([NVCC, "--version"], capture_output=True, check=True).stdout
+    key = hashlib.sha256(b"".join([version, torch.__version__.encode(), *(path.read_bytes() for path in sources)]))
+    path = ROOT / "build" / "gpu_compile" / f"{key.hexdigest()[:16]}_{target}.cubin"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        include = Path(torch.__file__).parent / "include"
+        command = [NVCC, "-cubin", f"-arch={target}", ROOT / "csrc/cuda/lif.cu", "-o", unfinished, f"-I{include}"]
+        subprocess.run([*command, *OPTIONS], check=True)
+        unfinished.rename(path)
+    return path
+
+
+@cache
+def functions(target: str) -> dict[str, tuple[str, str]]:
+    """Machine code and resource usage of every kernel, by its mangled name."""
+    path = cubin(target)
+    usage = dict(re.findall(r"Function (\S+):\n(.*)", resource_usage(path)))
+    sections = re.split(r"^\.text\.(\S+):\n", run("nvdisasm", "-c", str(path)), flags=re.MULTILINE)
+    return {name: (text, usage[name]) for name, text in zip(sections[1::2], sections[2::2], strict=True)}
+
+
+def neurons_per_thread(case: Case) -> int:
+    return 16 // SIZES_OF[case.dtype] if case.aligned else 1
+
+
+def pattern(case: Case) -> str:
+    """Of the mangled name: Body<storage, count, noisy, four, curve>."""
+    flags = f"Li{neurons_per_thread(case)}ELb{int(case.noise)}ELb{int(case.aligned)}ELNS_5CurveE{case.curve}E"
+    return f"{case.kernel.capitalize()}BodyI{STORAGE[case.dtype]}{flags}"
+
+
+def parameters(case: Case) -> tuple[bytes, tuple[str, ...]]:
+    """Forward or Backward of lif.h as it lies in memory, and the names of its pointers."""
+    margin = 0.5 if case.guard else 0.0
+    scalars = (0.5, 0.5, 0.0, 1.0, 0.0, 0.3, margin, 1.0, 3.0)
+    neurons = NEURONS + (0 if case.aligned else 1)
+    data = struct.pack("<9f4?", *scalars, False, True, False, False)
+    data += struct.pack("<3qi4x6q6q", STEPS, neurons, neurons, 1, neurons, *[0] * 5, 1, *[0] * 5)
+    data += struct.pack("<q", 0)  # noise_step
+    names = FORWARD if case.kernel == "forward" else BACKWARD
+    tensors = tuple(name for name in names if name)
+    data += struct.pack(f"<{len(names)}Q", *(pointer(tensors.index(name)) if name else 0 for name in names))
+    return data + struct.pack("<d", 1 / neurons), tensors
+
+
+def compiled(case: Case) -> Code:
+    (name,) = (name for name in functions(case.target) if pattern(case) in name)
+    text, usage = functions(case.target)[name]
+    spilled = number_after("STACK", usage) + number_after("LOCAL", usage)
+    data, tensors = parameters(case)
+    blocks = -(-(NEURONS + 1) // (THREADS * neurons_per_thread(case)))
+    constants = constant_bank(case.target, data, blocks)
+    registers, shared = number_after("REG", usage), number_after("SHARED", usage)
+    return Code(text, registers, spilled, shared, neurons_per_thread(case), constants, tensors)
