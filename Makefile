@@ -1,5 +1,7 @@
 # make demo   train a plain and a guarded spiking network on real images, and attack both (DATA=full: all of Fashion-MNIST)
 # make test   everything that is checked on every change
+# make sanitize         the compiled engine under AddressSanitizer, UBSan and ThreadSanitizer
+# make sanitize-triton  the Triton kernels under ttsem: accesses out of bounds, and races between programs
 # make bench  speed against the same neuron composed in torch
 
 PYTHON ?= python3
@@ -8,17 +10,18 @@ DATA ?= subset
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test sanitize sanitize-triton bench lint clean
 .DEFAULT_GOAL := test
 
-# Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
-# parts of them that are used here need.
+# Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
+# parts of them that are used here need, or for a newer Python.
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
 	TGO_KERNELS_NATIVE=0 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps spikingjelly==2.0.0 snntorch==1.0.0 torchattacks==3.5.1
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python \
+		spikingjelly==2.0.0 snntorch==1.0.0 torchattacks==3.5.1 ttsem==0.1.0
 	touch $@
 
 # The compiled engine, again where its sources changed.
@@ -33,6 +36,13 @@ demo: $(VENV)/built
 test: $(VENV)/built lint
 	$(BIN)/python -m pytest --ignore=tests/test_triton.py
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
+
+sanitize: $(VENV)/installed
+	$(BIN)/python tests/sanitize.py address
+	$(BIN)/python tests/sanitize.py thread
+
+sanitize-triton: $(VENV)/installed
+	$(BIN)/python -m ttsem.sanitize pytest tests/test_triton_sanitize.py
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run
