@@ -2,6 +2,7 @@
 # make test   everything that is checked on every change
 # make sanitize         the compiled engine under AddressSanitizer, UBSan and ThreadSanitizer
 # make sanitize-triton  the Triton kernels under ttsem: accesses out of bounds, and races between programs
+# make triton-newest    the Triton tests with the newest release of Triton (make test: with the one that torch pairs with)
 # make bench  speed against the same neuron composed in torch
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ DATA ?= subset
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test sanitize sanitize-triton bench lint clean
+.PHONY: demo test sanitize sanitize-triton triton-newest bench lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
@@ -38,11 +39,19 @@ test: $(VENV)/built lint
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
 
 sanitize: $(VENV)/installed
-	$(BIN)/python tests/sanitize.py address
-	$(BIN)/python tests/sanitize.py thread
+	$(BIN)/python tests/sanitize.py address $(TESTS)
+	$(BIN)/python tests/sanitize.py thread $(TESTS)
 
 sanitize-triton: $(VENV)/installed
 	$(BIN)/python -m ttsem.sanitize pytest tests/test_triton_sanitize.py
+
+# In a folder that goes before the environment's packages; the rest is the environment's.
+triton-newest: $(VENV)/built
+	rm -rf build/triton
+	$(BIN)/python -m pip install --quiet --no-deps --target build/triton triton
+	PYTHONPATH=build/triton $(BIN)/python -c "import triton; print(triton.__file__, triton.__version__)"
+	PYTHONPATH=build/triton TRITON_INTERPRET=1 TRITON_EXAMPLES=150 $(BIN)/python -m pytest tests/test_triton.py
+	PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_triton_compile.py
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run

@@ -38,9 +38,7 @@ CUDA_HOME = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "
 def builds_cuda(torch: Path) -> bool:
     nvcc = (CUDA_HOME / "bin" / "nvcc").exists()
     if CUDA == "1" and not nvcc:
-        raise SystemExit(
-            f"tgo_kernels: TGO_KERNELS_CUDA=1 needs nvcc, and there is none in {CUDA_HOME}/bin (CUDA_HOME)"
-        )
+        raise SystemExit(f"tgo_kernels: TGO_KERNELS_CUDA=1 needs nvcc, and there is none in {CUDA_HOME}/bin (CUDA_HOME)")
     return nvcc and (CUDA == "1" or (CUDA == "auto" and (torch / "lib" / "libc10_cuda.so").exists()))
 
 
@@ -50,9 +48,7 @@ def targets() -> list[str]:
     for entry in re.split("[; ]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or ARCHITECTURES):
         match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", entry)
         if match is None:
-            raise SystemExit(
-                f"tgo_kernels: TORCH_CUDA_ARCH_LIST must list numbers such as 9.0 or 9.0+PTX, got {entry!r}"
-            )
+            raise SystemExit(f"tgo_kernels: TORCH_CUDA_ARCH_LIST must list numbers such as 9.0 or 9.0+PTX, got {entry!r}")
         number = match[1] + match[2]
         options += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
         if match[3]:
@@ -70,16 +66,7 @@ class BuildWithCUDA(build_ext):
             compiled = Path(self.build_temp, source).with_suffix(".cu.o")
             compiled.parent.mkdir(parents=True, exist_ok=True)
             jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-            command = [
-                str(CUDA_HOME / "bin" / "nvcc"),
-                "-c",
-                source,
-                "-o",
-                str(compiled),
-                "--threads",
-                jobs,
-                *targets(),
-            ]
+            command = [str(CUDA_HOME / "bin" / "nvcc"), "-c", source, "-o", str(compiled), "--threads", jobs, *targets()]
             command += ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler", "-fPIC", "-DUSE_CUDA"]
             command += [f"-D{name}={value}" for name, value in extension.define_macros]
             self.spawn([*command, *(f"-I{directory}" for directory in extension.include_dirs)])

@@ -1,4 +1,4 @@
-"""That the sanitizers of ``make sanitize`` see the faults of the compiled engine: each is planted, and must be reported."""
+"""That the sanitizers of ``make sanitize`` see the compiled engine: faults are planted, and must be reported."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ SANITIZER = os.environ.get("TGO_SANITIZER")
 if SANITIZER is None:
     pytest.skip("make sanitize runs it", allow_module_level=True)
 
-# A tensor with fewer floats behind it than it says, one that is not aligned, and the first blocks on two threads at once.
+# A tensor with fewer floats behind it than it says, one that is not aligned, and one for two threads.
 CALL = "import numpy as np, torch, tgo_kernels as tgo; lif = lambda x: tgo.lif(torch.from_numpy(x), impl='native'); "
 SHORT = CALL + "lif(np.lib.stride_tricks.as_strided(np.zeros(4000, np.float32), (4, 1001), (4004, 4)))"
 UNALIGNED = CALL + "lif(np.frombuffer(bytearray(4097), np.float32, 1024, 1).reshape(32, 8, 4).swapaxes(0, 1))"

@@ -1,5 +1,5 @@
-"""The compiled Triton kernels under ttsem, which executes Triton's IR on the CPU and raises for an access out of bounds,
-a race between programs and an undefined value: ``python -m ttsem.sanitize pytest tests/test_triton_sanitize.py``.
+"""The Triton kernels under ttsem, which runs their compiled IR on the CPU and raises for an access out of bounds, a
+race between programs and an undefined value: ``python -m ttsem.sanitize pytest tests/test_triton_sanitize.py``.
 """
 
 import os
@@ -10,13 +10,11 @@ import torch
 from cases import Case, assert_agrees, cases, lay
 from hypothesis import given, settings
 
-import tgo_kernels as tgo
-
 if getattr(sys.modules["__main__"].__spec__, "name", "") != "ttsem.sanitize":
     pytest.skip("needs ttsem, which replaces the launch of kernels (make sanitize-triton)", allow_module_level=True)
 
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
+import triton
+import triton.language as tl
 
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "guard_margin": 0.5}
 PLAIN = {"noise_std": 0.0, "noise_seed": 7, "guard_margin": 0.0}
@@ -65,5 +63,5 @@ def test_a_store_past_the_end_is_found():
 
 def test_a_race_between_programs_is_found():
     out = torch.empty(70, device="cuda")
-    with pytest.raises(Exception, match="program instances .* both touch element 31"):
+    with pytest.raises(Exception, match=r"program instances .* both touch element 31"):
         planted_kernel[(3,)](out, 70, 31, BLOCK=32)
