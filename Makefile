@@ -2,7 +2,7 @@
 # make test   everything that is checked on every change
 # make sanitize         the compiled engine under AddressSanitizer, UBSan and ThreadSanitizer
 # make sanitize-triton  the Triton kernels under ttsem: accesses out of bounds, and races between programs
-# make triton-newest    the Triton tests with the newest release of Triton (make test: with the one that torch pairs with)
+# make triton-newest    the Triton tests with the newest release of Triton (make test has the one that torch pairs with)
 # make bench  speed against the same neuron composed in torch
 
 PYTHON ?= python3

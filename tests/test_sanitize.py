@@ -19,7 +19,7 @@ UNALIGNED = CALL + "lif(np.frombuffer(bytearray(4097), np.float32, 1024, 1).resh
 THREADS = CALL + "lif(np.zeros((4, 4096), np.float32))"
 PLANTED = {
     "address": [
-        (SHORT, {}, ["AddressSanitizer: heap-buffer-overflow", "READ", "tgo::cpu"]),
+        (SHORT, {}, ["ERROR: AddressSanitizer", "READ of size", "tgo::cpu"]),
         (UNALIGNED, {}, ["runtime error: load of misaligned address", "tgo::cpu"]),
     ],
     "thread": [(THREADS, {"TGO_PLANTED_RACE": "1"}, ["ThreadSanitizer: data race", "tgo::cpu"])],
