@@ -1,26 +1,31 @@
 # make demo   train a plain and a guarded spiking network on real images, and attack both (DATA=full: all of Fashion-MNIST)
 # make test   everything that is checked on every change
+# make sanitize         the compiled engine under AddressSanitizer, UBSan and ThreadSanitizer
+# make sanitize-triton  the Triton kernels under ttsem: accesses out of bounds, and races between programs
+# make triton-newest    the Triton tests with the newest release of Triton (make test has the one that torch pairs with)
 # make bench  speed against the same neuron composed in torch
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
-# make gpu-compile   what GPUs would run, read from the compiled kernels, against the budgets
+# make gpu-compile      what GPUs would run, read from the compiled kernels, against the budgets
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 DATA ?= subset
+GPU_COMPILE ?= --quick
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench gpu gpu-here gpu-compile lint clean
+.PHONY: demo test sanitize sanitize-triton triton-newest bench gpu gpu-here gpu-compile lint clean
 .DEFAULT_GOAL := test
 
-# Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
-# parts of them that are used here need.
+# Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
+# parts of them that are used here need, or for a newer Python.
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
 	TGO_KERNELS_NATIVE=0 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps spikingjelly==2.0.0 snntorch==1.0.0 torchattacks==3.5.1
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python \
+		spikingjelly==2.0.0 snntorch==1.0.0 torchattacks==3.5.1 ttsem==0.1.0
 	touch $@
 
 # The compiled engine, again where its sources changed.
@@ -36,6 +41,21 @@ test: $(VENV)/built lint
 	$(BIN)/python -m pytest --ignore=tests/test_triton.py
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
 
+sanitize: $(VENV)/installed
+	$(BIN)/python tests/sanitize.py address $(TESTS)
+	$(BIN)/python tests/sanitize.py thread $(TESTS)
+
+sanitize-triton: $(VENV)/installed
+	$(BIN)/python -m ttsem.sanitize pytest tests/test_triton_sanitize.py
+
+# In a folder that goes before the environment's packages; the rest is the environment's.
+triton-newest: $(VENV)/built
+	rm -rf build/triton
+	$(BIN)/python -m pip install --quiet --no-deps --target build/triton triton
+	PYTHONPATH=build/triton $(BIN)/python -c "import triton; print(triton.__file__, triton.__version__)"
+	PYTHONPATH=build/triton TRITON_INTERPRET=1 TRITON_EXAMPLES=150 $(BIN)/python -m pytest tests/test_triton.py
+	PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_gpu_compile.py
+
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run
 
@@ -49,7 +69,7 @@ gpu-here:
 	$(BIN)/python -m benchmarks.gpu
 
 gpu-compile: $(VENV)/installed
-	$(BIN)/python -m benchmarks.gpu_compile
+	$(BIN)/python -m benchmarks.gpu_compile $(GPU_COMPILE)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -114,6 +114,7 @@ def extensions() -> list[Extension]:
                 *("-std=c++20", "-O3", "-g0"),
                 *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # the same bits on every machine
                 "-Wno-psabi",
+                *os.environ.get("CXXFLAGS", "").split(),  # last, so that they win
             ],
             py_limited_api=True,
             optional=NATIVE != "1",

@@ -12,40 +12,41 @@ namespace {
 // A few blocks, so that the threads stride.
 int64_t grid_for(int64_t neurons, int count) { return std::min<int64_t>(3, blocks_for(neurons, count)); }
 
-Totals block_sum(std::vector<Totals>& shared) {
+Totals block_sum(Totals* shared) {
   for (int half = kThreads / 2; half > 0; half /= 2)
-    for (int thread = 0; thread < kThreads; ++thread) add_half(shared.data(), thread, half);
+    for (int thread = 0; thread < kThreads; ++thread) add_half(shared, thread, half);
   return shared[0];
 }
 
 struct HostDevice {
   explicit HostDevice(const Tensor&) {}
 
+  // All threads, neighbours at the same time, so that ThreadSanitizer sees what two of them touch.
   template <class Body>
-  static std::vector<Totals> block(const typename Body::Arguments& a, int64_t block, int64_t blocks) {
-    std::vector<Totals> totals(kThreads);
-    for (int thread = 0; thread < kThreads; ++thread)
-      totals[thread] = thread_body<Body>(a, block * kThreads + thread, blocks * kThreads);
+  static std::vector<Totals> grid(const typename Body::Arguments& a, int64_t blocks) {
+    const int64_t threads = blocks * kThreads;
+    std::vector<Totals> totals(threads);
+    torch::stable::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t parity = begin; parity < end; ++parity)
+        for (int64_t thread = parity; thread < threads; thread += 2)
+          totals[thread] = thread_body<Body>(a, thread, threads);
+    });
     return totals;
   }
 
   void forward(const Form& form, const Forward& a, Totals* partials, const Sums& sums) {
     run_forward(form, [&]<class Body>() {
       const int64_t blocks = grid_for(a.place.neurons, Body::kCount);
-      for (int64_t b = 0; b < blocks; ++b) {
-        std::vector<Totals> totals = block<Body>(a, b, blocks);
-        partials[b] = block_sum(totals);
-      }
-      std::vector<Totals> totals(kThreads);
+      std::vector<Totals> totals = grid<Body>(a, blocks);
+      for (int64_t b = 0; b < blocks; ++b) partials[b] = block_sum(&totals[b * kThreads]);
       for (int thread = 0; thread < kThreads; ++thread) totals[thread] = thread_sum(partials, blocks, thread);
-      sums.write(block_sum(totals));
+      sums.write(block_sum(totals.data()));
     });
   }
 
   void backward(const Form& form, const Backward& a) {
     run_backward(form, [&]<class Body>() {
-      const int64_t blocks = grid_for(a.place.neurons, Body::kCount);
-      for (int64_t b = 0; b < blocks; ++b) block<Body>(a, b, blocks);
+      grid<Body>(a, grid_for(a.place.neurons, Body::kCount));
     });
   }
 };

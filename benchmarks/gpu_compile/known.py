@@ -18,11 +18,7 @@ NOISE_ISSUES = (
     "A normal costs more instructions than the memory of a step takes time, and bf16 halves the memory alone."
 )
 GUARD_ISSUES = "The reverse of a step costs more instructions than 6 bytes take time."
-SPLIT_STORES = (
-    "nvcc takes the store of a row apart into words, before PTX; for sm_100 and sm_120 they are joined again."
-)
 SCALAR = "One neuron a thread."
-IN_TURN = "Neurons are taken in turn, in a loop that is not unrolled: moves and the loop come on top of the noise."
 ANY_T = "The path for every T: checks of each step, and 64-bit positions."
 
 KNOWN = [
@@ -50,21 +46,17 @@ KNOWN = [
     Known("triton", "forward", NARROW, FLOOR, 2.298, NOISE_ISSUES, aligned=False, noise=True),
     Known("triton", "backward", NARROW, FLOOR, 2.431, NOISE_ISSUES, aligned=False, noise=True),
     # CUDA, N a multiple of 16.
-    Known("cuda", "forward", ALL, WIDTH, 2.125, SPLIT_STORES, targets=("sm_80", "sm_90")),
-    Known("cuda", "backward", ALL, WIDTH, 1.75, SPLIT_STORES, targets=("sm_80", "sm_90")),
-    Known("cuda", "forward", ALL, NORMAL, 61.78, IN_TURN, noise=True),
-    Known("cuda", "backward", ALL, NORMAL, 65.25, IN_TURN, noise=True),
-    Known("cuda", "forward", FP32, FLOOR, 1.231, NOISE_ISSUES, noise=True),
-    Known("cuda", "backward", FP32, FLOOR, 1.165, NOISE_ISSUES, noise=True),
-    Known("cuda", "forward", NARROW, FLOOR, 2.257, NOISE_ISSUES, noise=True),
-    Known("cuda", "backward", NARROW, FLOOR, 2.292, NOISE_ISSUES, noise=True),
-    Known("cuda", "backward", NARROW, FLOOR, 1.106, GUARD_ISSUES, noise=False),
+    Known("cuda", "forward", FP32, FLOOR, 1.07, NOISE_ISSUES, noise=True),
+    Known("cuda", "backward", FP32, FLOOR, 1.01, NOISE_ISSUES, noise=True),
+    Known("cuda", "forward", NARROW, FLOOR, 2.02, NOISE_ISSUES, noise=True),
+    Known("cuda", "backward", NARROW, FLOOR, 2.04, NOISE_ISSUES, noise=True),
+    Known("cuda", "backward", NARROW, FLOOR, 1.06, GUARD_ISSUES, noise=False),
     # CUDA, any other N.
     *(Known("cuda", kernel, FP32, WIDTH, 4, SCALAR, aligned=False) for kernel in BOTH),
     *(Known("cuda", kernel, NARROW, WIDTH, 8, SCALAR, aligned=False) for kernel in BOTH),
     *(Known("cuda", kernel, ALL, "registers", 74, ANY_T, aligned=False, noise=True) for kernel in BOTH),
-    Known("cuda", "forward", FP32, FLOOR, 2.021, ANY_T, aligned=False, noise=True),
-    Known("cuda", "backward", FP32, FLOOR, 1.801, ANY_T, aligned=False, noise=True),
-    Known("cuda", "forward", NARROW, FLOOR, 3.706, ANY_T, aligned=False, noise=True),
-    Known("cuda", "backward", NARROW, FLOOR, 3.643, ANY_T, aligned=False, noise=True),
+    Known("cuda", "forward", FP32, FLOOR, 1.9, ANY_T, aligned=False, noise=True),
+    Known("cuda", "backward", FP32, FLOOR, 1.74, ANY_T, aligned=False, noise=True),
+    Known("cuda", "forward", NARROW, FLOOR, 3.49, ANY_T, aligned=False, noise=True),
+    Known("cuda", "backward", NARROW, FLOOR, 3.54, ANY_T, aligned=False, noise=True),
 ]

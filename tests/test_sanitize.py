@@ -1,0 +1,46 @@
+"""That the sanitizers of ``make sanitize`` see the compiled engine: faults are planted, and must be reported."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tgo_kernels import native
+
+SANITIZER = os.environ.get("TGO_SANITIZER")
+if SANITIZER is None:
+    pytest.skip("make sanitize runs it", allow_module_level=True)
+
+# A tensor with fewer floats behind it than it says, one that is not aligned, and one for two threads.
+CALL = "import numpy as np, torch, tgo_kernels as tgo; lif = lambda x: tgo.lif(torch.from_numpy(x), impl='native'); "
+SHORT = CALL + "lif(np.lib.stride_tricks.as_strided(np.zeros(4000, np.float32), (4, 1001), (4004, 4)))"
+UNALIGNED = CALL + "lif(np.frombuffer(bytearray(4097), np.float32, 1024, 1).reshape(32, 8, 4).swapaxes(0, 1))"
+THREADS = CALL + "lif(np.zeros((4, 4096), np.float32))"
+PLANTED = {
+    "address": [
+        (SHORT, {}, ["ERROR: AddressSanitizer", "READ of size", "tgo::cpu"]),
+        (UNALIGNED, {}, ["runtime error: load of misaligned address", "tgo::cpu"]),
+    ],
+    "thread": [(THREADS, {"TGO_PLANTED_RACE": "1"}, ["ThreadSanitizer: data race", "tgo::cpu"])],
+}
+
+
+def test_the_library_is_the_sanitized_one():
+    assert f"/build/{SANITIZER}/lib/" in str(native._LIBRARIES[0])
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize(("code", "variables", "report"), PLANTED[SANITIZER or "address"])
+def test_planted_faults_are_reported(code, variables, report, capability):
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
+    run = lambda extra: subprocess.run(  # noqa: E731
+        [sys.executable, "-c", code], env=environment | extra, capture_output=True, text=True
+    )
+    planted = run(variables)
+    assert planted.returncode != 0
+    for part in report:
+        assert part in planted.stderr, planted.stderr
+    if variables:  # and nothing without it
+        plain = run({})
+        assert plain.returncode == 0, plain.stderr
