@@ -26,6 +26,12 @@ def available() -> bool:
     return NVCC.exists()
 
 
+def release() -> str:
+    """For instance ``13.0``."""
+    text = subprocess.run([NVCC, "--version"], capture_output=True, check=True, text=True).stdout
+    return text.partition("release ")[2].partition(",")[0]
+
+
 @cache
 def cubin(target: str) -> Path:
     """The compiled kernels, kept in build/ until the sources or the compiler change."""
