@@ -13,38 +13,20 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks.run import DECAY, GAIN, MARGIN, NOISE_STD, composed
+from benchmarks.run import Variant, composed, fused
 
 SHAPES = ((4, 4194304), (4, 4194301), (16, 1048576))
 DTYPES = (torch.float32, torch.bfloat16)
 BYTES_PER_STEP = {torch.float32: 20, torch.bfloat16: 10}  # forward and backward
 PLAIN, BOTH = "plain", "noise+penalty"
 WARM_UP = 5
-
-
-def fused(engine: str, noisy_guarded: bool) -> Callable:
-    extras = {"noise_std": NOISE_STD, "guard_margin": MARGIN} if noisy_guarded else {}
-
-    def run(x):
-        out = tgo.lif(x, decay=DECAY, gain=GAIN, impl=engine, **extras)
-        return out.spikes, out.penalty
-
-    return run
-
-
-def training_step(run: Callable, x: torch.Tensor, grad: torch.Tensor) -> None:
-    x.grad = None
-    spikes, penalty = run(x)
-    outputs, grads = [spikes], [grad]
-    if penalty.requires_grad:
-        outputs, grads = [spikes, penalty], [grad, torch.ones_like(penalty)]
-    torch.autograd.backward(outputs, grads)
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -62,16 +44,17 @@ def measure(steps: int, neurons: int, dtype: torch.dtype, repeats: int, bar: tqd
     x, grad = torch.randn(2, steps, neurons, device="cuda", generator=generator).to(dtype).unbind(0)
     x = x.clone().requires_grad_()
     engines = [engine for engine in tgo.available_impls("cuda") if engine != "reference"]
-    runs: dict[tuple[str, str], Callable] = {}
-    for what, both in ((PLAIN, False), (BOTH, True)):
-        runs |= {(engine, what): fused(engine, both) for engine in engines}
-        runs["torch.compile", what] = torch.compile(lambda x, both=both: composed(x, both), fullgraph=True)
-        runs["eager", what] = lambda x, both=both: composed(x, both)
+    runs: dict[str, Callable] = {engine: partial(fused, impl=engine) for engine in engines}
+    runs |= {"torch.compile": torch.compile(composed, fullgraph=True), "eager": composed}
+    variants = {
+        (engine, what): partial(Variant(engine, both, run), x, grad)
+        for what, both in ((PLAIN, False), (BOTH, True))
+        for engine, run in runs.items()
+    }
     times: dict[tuple[str, str], list[float]] = {}
     for repeat in range(-WARM_UP, repeats):
-        for key, call in {("clone", "copy"): x.detach().clone, **runs}.items():
-            step = call if key[0] == "clone" else (lambda call=call: training_step(call, x, grad))
-            value = milliseconds(step)
+        for key, call in {("clone", "copy"): x.detach().clone, **variants}.items():
+            value = milliseconds(call)
             if repeat >= 0:
                 times.setdefault(key, []).append(value)
         bar.update()

@@ -61,9 +61,9 @@ def composed(x: Tensor, noisy_guarded: bool) -> tuple[Tensor, Tensor]:
     return torch.stack(spikes), penalty / x.numel()
 
 
-def fused(x: Tensor, noisy_guarded: bool) -> tuple[Tensor, Tensor]:
+def fused(x: Tensor, noisy_guarded: bool, impl: str = "auto") -> tuple[Tensor, Tensor]:
     extras = {"noise_std": NOISE_STD, "guard_margin": MARGIN} if noisy_guarded else {}
-    out = tgo.lif(x, decay=DECAY, gain=GAIN, v_threshold=THRESHOLD, surrogate=tgo.ATan(2.0), **extras)
+    out = tgo.lif(x, decay=DECAY, gain=GAIN, v_threshold=THRESHOLD, surrogate=tgo.ATan(2.0), impl=impl, **extras)
     return out.spikes, out.penalty
 
 
