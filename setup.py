@@ -29,19 +29,16 @@ def torch_directory() -> Path | None:
 NATIVE = os.environ.get("TGO_KERNELS_NATIVE", "auto")  # 1: a failure to build is an error; 0: do not build
 CUDA = os.environ.get("TGO_KERNELS_CUDA", "auto")  # 1: build the CUDA kernels; 0: do not; auto: where torch has CUDA
 ARCHITECTURES = "8.0;9.0;10.0;12.0"  # unless TORCH_CUDA_ARCH_LIST says otherwise
-MACROS = [("TORCH_TARGET_VERSION", "0x020a000000000000")]  # runs with torch 2.10 and every later one
-
-
 CUDA_HOME = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda")
+NVCC = CUDA_HOME / "bin" / "nvcc"
 
 
 def builds_cuda(torch: Path) -> bool:
-    nvcc = (CUDA_HOME / "bin" / "nvcc").exists()
-    if CUDA == "1" and not nvcc:
+    if CUDA == "1" and not NVCC.exists():
         raise SystemExit(
             f"tgo_kernels: TGO_KERNELS_CUDA=1 needs nvcc, and there is none in {CUDA_HOME}/bin (CUDA_HOME)"
         )
-    return nvcc and (CUDA == "1" or (CUDA == "auto" and (torch / "lib" / "libc10_cuda.so").exists()))
+    return NVCC.exists() and (CUDA == "1" or (CUDA == "auto" and (torch / "lib" / "libc10_cuda.so").exists()))
 
 
 def targets() -> list[str]:
@@ -70,16 +67,7 @@ class BuildWithCUDA(build_ext):
             compiled = Path(self.build_temp, source).with_suffix(".cu.o")
             compiled.parent.mkdir(parents=True, exist_ok=True)
             jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-            command = [
-                str(CUDA_HOME / "bin" / "nvcc"),
-                "-c",
-                source,
-                "-o",
-                str(compiled),
-                "--threads",
-                jobs,
-                *targets(),
-            ]
+            command = [str(NVCC), "-c", source, "-o", str(compiled), "--threads", jobs, *targets()]
             command += ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler", "-fPIC", "-DUSE_CUDA"]
             command += [f"-D{name}={value}" for name, value in extension.define_macros]
             self.spawn([*command, *(f"-I{directory}" for directory in extension.include_dirs)])
@@ -109,7 +97,7 @@ def extensions() -> list[Extension]:
             include_dirs=[str(torch / "include")],
             library_dirs=[str(torch / "lib"), *directories],
             libraries=libraries,
-            define_macros=MACROS,
+            define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000")],  # runs with torch 2.10 and every later one
             extra_compile_args=[
                 *("-std=c++20", "-O3", "-g0"),
                 *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # the same bits on every machine

@@ -19,8 +19,6 @@ REMEDY = (
     "pip install torch numpy setuptools && "
     "TGO_KERNELS_NATIVE=1 pip install --no-build-isolation --force-reinstall --no-deps ."
 )
-
-
 CUDA_REMEDY = REMEDY.replace("TGO_KERNELS_NATIVE=1", "TGO_KERNELS_NATIVE=1 TGO_KERNELS_CUDA=1")
 
 
