@@ -60,10 +60,10 @@ TGO_HD void philox(const Lane keys[2 * kRounds], const Lane low[count], const La
 // Two standard normals: radius from a, angle from b. Root is the correctly rounded square root.
 template <class Root, class F>
 TGO_HD void box_muller(Word<F> a, Word<F> b, F* z0, F* z1) {
-  const F u = (to_float<F>(bit_cast<Int<F>>(a >> 1)) + 0.5f) * 4.656612873077393e-10f;  // 2^-31
+  const F u = exact_product_plus(to_float<F>(bit_cast<Int<F>>(a >> 1)), 0x1p-31f, 0x1p-32f);
   const Int<F> bits = bit_cast<Int<F>>(u);
-  const Int<F> exponent = (bits - 0x3F3504F3) >> 23;
-  const F f = bit_cast<F>(bits - (exponent << 23)) - 1.f;
+  const Int<F> exponent = (bits - 0x3F3504F3) & -0x800000;  // in units of 2^-23
+  const F f = bit_cast<F>(bits - exponent) - 1.f;
   F log = f * 0.10035210847854614f + -0.1633584350347519f;
   log = log * f + 0.1732587069272995f;
   log = log * f + -0.19888246059417725f;
@@ -71,9 +71,9 @@ TGO_HD void box_muller(Word<F> a, Word<F> b, F* z0, F* z1) {
   log = log * f + -0.33335262537002563f;
   log = log * f + 0.500005841255188f;
   log = log * f + -1.f;
-  const F radius = Root()(to_float<F>(exponent) * -0.6931471824645996f + f * log);
+  const F radius = Root()(to_float<F>(exponent) * (-0.6931471824645996f * 0x1p-23f) + f * log);
 
-  const F y = to_float<F>(bit_cast<Int<F>>(b << 2)) * 2.3283064365386963e-10f;  // 2^-32
+  const F y = to_float<F>(bit_cast<Int<F>>(b << 2)) * 0x1p-32f;
   const F w = y * y;
   F s = w * -0.004554165527224541f + 0.07965986430644989f;
   s = s * w + -0.6459610462188721f;

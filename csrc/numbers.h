@@ -62,6 +62,16 @@ TGO_HD F to_float(Int<F> i) {
     return __builtin_convertvector(i, F);
 }
 
+// x * scale + c, where the product is exact: one instruction or two, the bits are the same.
+template <class F>
+TGO_HD F exact_product_plus(F x, float scale, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(x, scale, c);
+#else
+  return x * scale + c;
+#endif
+}
+
 template <class F>
 TGO_HD F absolute(F x) {
   return bit_cast<F>(bit_cast<Int<F>>(x) & 0x7FFFFFFF);

@@ -12,9 +12,10 @@ namespace {
 // A few blocks, so that the threads stride.
 int64_t grid_for(int64_t neurons, int count) { return std::min<int64_t>(3, blocks_for(neurons, count)); }
 
-Totals block_sum(Totals* shared) {
-  for (int half = kThreads / 2; half > 0; half /= 2)
-    for (int thread = 0; thread < kThreads; ++thread) add_half(shared, thread, half);
+template <class T>
+T block_sum(T* shared) {
+  for (int from = kThreads, to = kWarp; to > 0; from = to, to /= 2)
+    for (int thread = 0; thread < kThreads; ++thread) fold(shared, thread, from, to);
   return shared[0];
 }
 
@@ -23,9 +24,9 @@ struct HostDevice {
 
   // All threads, neighbours at the same time, so that ThreadSanitizer sees what two of them touch.
   template <class Body>
-  static std::vector<Totals> grid(const typename Body::Arguments& a, int64_t blocks) {
+  static std::vector<BlockTotals> grid(const typename Body::Arguments& a, int64_t blocks) {
     const int64_t threads = blocks * kThreads;
-    std::vector<Totals> totals(threads);
+    std::vector<BlockTotals> totals(threads);
     torch::stable::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
       for (int64_t parity = begin; parity < end; ++parity)
         for (int64_t thread = parity; thread < threads; thread += 2)
@@ -34,13 +35,14 @@ struct HostDevice {
     return totals;
   }
 
-  void forward(const Form& form, const Forward& a, Totals* partials, const Sums& sums) {
+  void forward(const Form& form, const Forward& a, BlockTotals* partials, const Sums& sums) {
     run_forward(form, [&]<class Body>() {
       const int64_t blocks = grid_for(a.place.neurons, Body::kCount);
-      std::vector<Totals> totals = grid<Body>(a, blocks);
+      std::vector<BlockTotals> totals = grid<Body>(a, blocks);
       for (int64_t b = 0; b < blocks; ++b) partials[b] = block_sum(&totals[b * kThreads]);
-      for (int thread = 0; thread < kThreads; ++thread) totals[thread] = thread_sum(partials, blocks, thread);
-      sums.write(block_sum(totals.data()));
+      GridTotals all[kThreads];
+      for (int thread = 0; thread < kThreads; ++thread) all[thread] = thread_sum(partials, blocks, thread);
+      sums.write(block_sum(all));
     });
   }
 

@@ -99,7 +99,7 @@ $slow:
         /*00b0*/                   RET.REL.NODEC R6 ;
 """
     constants = dict(enumerate(struct.pack("<II", 5, 3 << (sass.TENSOR_SHIFT - 32)), 0x160))
-    walk = sass.walk(code, constants)
+    walk = sass.walk(code, constants, 33)
     assert walk.executed == 3 + 5 * 6 + 1 and walk.accesses == {("STG", 3, 16): 5} and not walk.divergent
 
 

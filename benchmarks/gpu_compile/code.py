@@ -11,6 +11,7 @@ SIZES_OF = {"fp32": 4, "fp16": 2, "bf16": 2}
 NVIDIA = ("sm_80", "sm_90", "sm_100", "sm_120")
 TARGETS = (*NVIDIA, "gfx942")
 STEPS = 4
+THREADS = 128  # of a block
 NEURONS = 2**20
 ROW_TENSORS = ("x", "spikes", "g_spikes", "g_x")
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_compile.code import NEURONS, SIZES_OF, STEPS, Case, Code, constant_bank, pointer
+from benchmarks.gpu_compile.code import NEURONS, SIZES_OF, STEPS, THREADS, Case, Code, constant_bank, pointer
 from benchmarks.gpu_compile.triton_code import number_after, resource_usage, run
 
 ROOT = Path(__file__).parents[2]
 NVCC = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda") / "bin" / "nvcc"
 OPTIONS = ["-std=c++20", "-O3", "-fmad=false", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-THREADS = 128  # of a block
 STORAGE = {"fp32": "f", "fp16": "NS_4HalfE", "bf16": "NS_8BFloat16E"}
 FORWARD = ("seed", "x", None, "spikes", "v_final", None, "partials")  # None: a null pointer in the usual call
 BACKWARD = ("seed", "x", "g_spikes", None, None, None, "g_penalty", "g_x", None)
@@ -64,7 +63,7 @@ def neurons_per_thread(case: Case) -> int:
 
 def pattern(case: Case) -> str:
     """Of the mangled name: Body<storage, count, noisy, four, curve>."""
-    flags = f"Li{neurons_per_thread(case)}ELb{int(case.noise)}ELb{int(case.aligned)}ELNS_5CurveE{case.curve}E"
+    flags = f"Li{neurons_per_thread(case)}ELb{int(case.noise)}ELb1ELNS_5CurveE{case.curve}E"
     return f"{case.kernel.capitalize()}BodyI{STORAGE[case.dtype]}{flags}"
 
 

@@ -8,7 +8,7 @@ import struct
 
 from benchmarks.gpu_compile.thread import MASK, Instruction, Thread, is_predicate, signed
 
-THREAD, PROGRAM = 33, 1  # one that has no part in the sums over its block
+PROGRAM = 1
 COMPARE = {
     "LT": lambda a, b: a < b,
     "LE": lambda a, b: a <= b,
@@ -66,7 +66,7 @@ def step(thread: Thread, i: Instruction) -> bool:
     if name in ("MOV", "R2UR", "MOV32I"):
         result = values[0]
     elif name in ("S2R", "S2UR"):
-        result = {"SR_TID.X": THREAD, "SR_CTAID.X": PROGRAM, "SR_LANEID": THREAD % 32}.get(i.operands[1], 0)
+        result = {"SR_TID.X": thread.index, "SR_CTAID.X": PROGRAM, "SR_LANEID": thread.index % 32}.get(i.operands[1], 0)
     elif name == "CS2R":
         result, result_width = 0, 4 if "32" in modifiers else 8
     elif name == "HFMA2" and {s.lstrip("-") for s in sources[:2]} == {"RZ"}:

@@ -3,10 +3,11 @@
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 from benchmarks.gpu_compile import sass
-from benchmarks.gpu_compile.code import NVIDIA, ROW_TENSORS, STEPS, Case, Code
+from benchmarks.gpu_compile.code import NVIDIA, ROW_TENSORS, STEPS, THREADS, Case, Code
 
 # An H100: bytes a second, and instructions a second of single threads: 132 multiprocessors issue 4 warp instructions a
 # cycle, at 1.755 GHz, for 32 threads each. Whatever has its own, narrower pipe (MUFU, fp64, conversions) costs more.
@@ -57,7 +58,9 @@ def read(case: Case, code: Code) -> Row:
 
 
 def read_nvidia(case: Case, code: Code) -> Row:
-    walk = sass.walk(code.text, code.constants)
+    # The first thread of each warp: in the final sum, the first warp does what the others do not.
+    warps = [sass.walk(code.text, code.constants, index) for index in range(0, THREADS, 32)]
+    walk = warps[-1]
     assert not walk.unknown, f"{case}: the walk does not know {walk.unknown}"
     loads, stores, moved = Counter[int](), Counter[int](), Counter[str]()
     for (name, number, width), count in walk.accesses.items():
@@ -78,7 +81,7 @@ def read_nvidia(case: Case, code: Code) -> Row:
         dict(loads),
         dict(stores),
         early_barriers=walk.early_barriers(code.tensors, ROW_TENSORS),
-        instructions=walk.executed / neuron_steps,
+        instructions=mean(warp.executed for warp in warps) / neuron_steps,
         bytes=moved["rows"] / neuron_steps,
         state_bytes=moved["state"] / neuron_steps,
         divergent=walk.divergent,

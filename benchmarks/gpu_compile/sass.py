@@ -66,9 +66,10 @@ def calls(code: list[Instruction], at: int, labels: set[int]) -> bool:
     return False
 
 
-def walk(text: str, constants: dict[int, int], limit: int = 100_000) -> Walk:
+def walk(text: str, constants: dict[int, int], index: int, limit: int = 100_000) -> Walk:
+    """As the thread ``index`` of its block."""
     code, labels = parse(text)
-    thread, seen, at = Thread(constants), Walk(), 0
+    thread, seen, at = Thread(constants, index), Walk(), 0
     places, returns = set(labels.values()), list[int]()
     while at < len(code):
         i = code[at]

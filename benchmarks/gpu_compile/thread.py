@@ -28,7 +28,8 @@ def signed(x: int, bits: int = 32) -> int:
 class Thread:
     """Registers hold an integer of 32 bits, or None for what is not known."""
 
-    def __init__(self, constants: dict[int, int]) -> None:
+    def __init__(self, constants: dict[int, int], index: int) -> None:
+        self.index = index  # in its block
         self.constants = constants  # bytes of bank 0
         self.registers: dict[str, int | None] = {}
         self.predicates: dict[str, bool | None] = {}

@@ -19,17 +19,19 @@ struct Form {
   Curve curve;
 };
 
+template <template <class, int, bool, bool, Curve> class Body, class S, int count, Curve curve, class Device>
+void run_count(const Form& form, Device&& device) {
+  if (form.four)
+    form.noisy ? device.template operator()<Body<S, count, true, true, curve>>()
+               : device.template operator()<Body<S, count, false, true, curve>>();
+  else
+    form.noisy ? device.template operator()<Body<S, count, true, false, curve>>()
+               : device.template operator()<Body<S, count, false, false, curve>>();
+}
+
 template <template <class, int, bool, bool, Curve> class Body, class S, Curve curve, class Device>
 void run_form(const Form& form, Device&& device) {
-  if (form.wide && form.four)
-    form.noisy ? device.template operator()<Body<S, kWide<S>, true, true, curve>>()
-               : device.template operator()<Body<S, kWide<S>, false, true, curve>>();
-  else if (form.wide)
-    form.noisy ? device.template operator()<Body<S, kWide<S>, true, false, curve>>()
-               : device.template operator()<Body<S, kWide<S>, false, false, curve>>();
-  else
-    form.noisy ? device.template operator()<Body<S, 1, true, false, curve>>()
-               : device.template operator()<Body<S, 1, false, false, curve>>();
+  form.wide ? run_count<Body, S, kWide<S>, curve>(form, device) : run_count<Body, S, 1, curve>(form, device);
 }
 
 template <template <class, int, bool, bool, Curve> class Body, Curve curve, class Device>

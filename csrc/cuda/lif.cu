@@ -11,30 +11,35 @@ namespace tgo::cuda {
 namespace {
 
 // The sum over a block, in thread 0.
-__device__ Totals block_sum(const Totals& mine) {
-  __shared__ Totals shared[kThreads];
+template <class T>
+__device__ T block_sum(const T& mine) {
+  __shared__ T shared[kThreads];
   shared[threadIdx.x] = mine;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    add_half(shared, threadIdx.x, half);
+  __syncthreads();
+  if (threadIdx.x < kWarp) {
+    fold(shared, threadIdx.x, kThreads, kWarp);
+    TGO_UNROLL for (int half = kWarp / 2; half > 0; half /= 2) {
+      __syncwarp();
+      fold(shared, threadIdx.x, 2 * half, half);
+    }
   }
   return shared[0];
 }
 
 template <class Body>
-__device__ Totals this_thread(const typename Body::Arguments& a) {
+__device__ BlockTotals this_thread(const typename Body::Arguments& a) {
   return thread_body<Body>(a, int64_t(blockIdx.x) * kThreads + threadIdx.x, int64_t(gridDim.x) * kThreads);
 }
 
 template <class Body>
 __global__ void __launch_bounds__(kThreads, Body::kBlocks)
-    forward_kernel(const __grid_constant__ typename Body::Arguments a, Totals* partials) {
-  const Totals sum = block_sum(this_thread<Body>(a));
+    forward_kernel(const __grid_constant__ typename Body::Arguments a, BlockTotals* partials) {
+  const BlockTotals sum = block_sum(this_thread<Body>(a));
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kThreads) sum_kernel(const Totals* partials, int64_t count, Sums sums) {
-  const Totals sum = block_sum(thread_sum(partials, count, threadIdx.x));
+__global__ void __launch_bounds__(kThreads) sum_kernel(const BlockTotals* partials, int64_t count, Sums sums) {
+  const GridTotals sum = block_sum(thread_sum(partials, count, threadIdx.x));
   if (threadIdx.x == 0) sums.write(sum);
 }
 
@@ -52,7 +57,7 @@ class CudaDevice {
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
-  void forward(const Form& form, const Forward& a, Totals* partials, const Sums& sums) {
+  void forward(const Form& form, const Forward& a, BlockTotals* partials, const Sums& sums) {
     run_forward(form, [&]<class Body>() {
       const int64_t blocks = blocks_for(a.place.neurons, Body::kCount);
       forward_kernel<Body><<<blocks, kThreads, 0, stream_>>>(a, partials);

@@ -18,6 +18,7 @@
 namespace tgo::cuda {
 
 constexpr int kThreads = 128;             // of a block
+constexpr int kWarp = 32;
 constexpr int kSpan = kStepsPerBlock;     // steps at once: those of one Philox block
 constexpr int kCheckpointEvery = 8;       // steps between two saved states
 constexpr int kDims = 6;                  // of a permuted layout
@@ -64,16 +65,21 @@ struct Backward {
   double share;  // 1 / (T * N)
 };
 
-struct Totals {
+template <class Count>
+struct alignas(16) Totals {
   double penalty = 0;  // its terms are multiples of one fp32 ulp, so that the sum is exact
-  int64_t neighbors = 0, fired = 0;
+  Count neighbors = 0, fired = 0;
 
-  TGO_HD void operator+=(const Totals& other) {
+  template <class Other>
+  TGO_HD void operator+=(const Totals<Other>& other) {
     penalty += other.penalty;
     neighbors += other.neighbors;
     fired += other.fired;
   }
 };
+
+using BlockTotals = Totals<int32_t>;  // of 2^16 blocks, none sees 2^31 neuron-steps in less than 2^47
+using GridTotals = Totals<int64_t>;
 
 // Neighbours in memory, loaded and stored at once, and taken in turn from the front: a thread's registers cannot be
 // indexed, and all neurons at once would not fit into them.
@@ -143,7 +149,11 @@ struct Row {
 struct SquareRoot {
   TGO_HD float operator()(float x) const {
 #if defined(__CUDA_ARCH__)
-    return __fsqrt_rn(x);
+    // __fsqrt_rn as it is compiled for x from 2^-101 to 2^127, without its branch for all other x: here only 0 is.
+    float inverse;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(fmaxf(x, 0x1p-101f)));
+    const float root = __fmul_rn(x, inverse);
+    return __fmaf_rn(__fmaf_rn(-root, root, x), __fmul_rn(inverse, 0.5f), root);
 #else
     return sqrtf(x);
 #endif
@@ -246,7 +256,7 @@ struct ForwardBody {
   static constexpr int kCount = count, kBlocks = four ? 8 : 4;
   using G = Group<S, count, noisy, four>;
 
-  static TGO_HD void run(const Forward& a, int64_t m, Totals* totals) {
+  static TGO_HD void run(const Forward& a, int64_t m, BlockTotals* totals) {
     const bool saves = !four && a.checkpoints;
     const G g(a, m);
     typename G::States v, saved;
@@ -299,7 +309,7 @@ struct BackwardBody {
   static constexpr int kCount = count, kBlocks = four ? 8 : 4;
   using G = Group<S, count, noisy, four>;
 
-  static TGO_HD void run(const Backward& a, int64_t m, Totals*) {
+  static TGO_HD void run(const Backward& a, int64_t m, BlockTotals*) {
     const G g(a, m);
     const float k = a.g_penalty ? float(double(*a.g_penalty) * a.share) : 0.f;
     typename G::States g_v;
@@ -368,22 +378,26 @@ struct BackwardBody {
 
 // The groups of one thread of a grid.
 template <class Body>
-TGO_HD Totals thread_body(const typename Body::Arguments& a, int64_t thread, int64_t threads) {
-  Totals totals;
+TGO_HD BlockTotals thread_body(const typename Body::Arguments& a, int64_t thread, int64_t threads) {
+  BlockTotals totals;
   for (int64_t m = thread * Body::kCount; m < a.place.neurons; m += threads * Body::kCount) Body::run(a, m, &totals);
   return totals;
 }
 
 // The share of one thread in the sum over all partial sums.
-TGO_HD Totals thread_sum(const Totals* partials, int64_t count, int thread) {
-  Totals totals;
+TGO_HD GridTotals thread_sum(const BlockTotals* partials, int64_t count, int thread) {
+  GridTotals totals;
   for (int64_t i = thread; i < count; i += kThreads) totals += partials[i];
   return totals;
 }
 
-// One round of a block's sum: between two of them, all threads meet.
-TGO_HD void add_half(Totals shared[kThreads], int thread, int half) {
-  if (thread < half) shared[thread] += shared[thread + half];
+// A round of a block's sum: the first `from` entries into the first `to`. Between two rounds, those threads meet.
+template <class T>
+TGO_HD void fold(T shared[kThreads], int thread, int from, int to) {
+  if (thread >= to) return;
+  T sum = shared[thread];
+  TGO_UNROLL for (int i = to; i < from; i += to) sum += shared[thread + i];
+  shared[thread] = sum;
 }
 
 struct Sums {
@@ -391,7 +405,7 @@ struct Sums {
   int64_t *neighbors, *fired;
   double count;  // T * N
 
-  TGO_HD void write(const Totals& totals) const {
+  TGO_HD void write(const GridTotals& totals) const {
     *penalty = float(totals.penalty / count);
     *neighbors = totals.neighbors;
     *fired = totals.fired;

@@ -68,9 +68,9 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
                     v.mutable_data_ptr<float>(),
                     call.saved() ? checkpoints.mutable_data_ptr<float>() : nullptr};
     Tensor partials = torch::stable::new_empty(
-        x, {kMaxBlocks * int64_t(sizeof(Totals) / sizeof(int64_t))}, ScalarType::Long);
+        x, {kMaxBlocks * int64_t(sizeof(BlockTotals) / sizeof(int64_t))}, ScalarType::Long);
     device.forward(call.form(!v_init, {a.x, a.v_init, a.spikes, a.v_final}), a,
-                   static_cast<Totals*>(partials.mutable_data_ptr()),
+                   static_cast<BlockTotals*>(partials.mutable_data_ptr()),
                    Sums{penalty.mutable_data_ptr<float>(), neighbors.mutable_data_ptr<int64_t>(),
                         fired.mutable_data_ptr<int64_t>(), double(x.numel())});
   } else {
