@@ -21,7 +21,7 @@ from benchmarks.gpu_compile.code import Case, cases  # noqa: E402
 from benchmarks.gpu_compile.known import KNOWN  # noqa: E402
 from benchmarks.gpu_compile.report import read  # noqa: E402
 from benchmarks.gpu_compile.triton_code import TARGETS, USUAL, compile_kernel, resources  # noqa: E402
-from tgo_kernels._triton import lif  # noqa: E402
+from tgo_kernels._triton import launch, lif  # noqa: E402
 from tgo_kernels._triton.math import NO_NOISE, THRESHOLD  # noqa: E402
 from tgo_kernels.surrogate import Curve  # noqa: E402
 
@@ -34,9 +34,12 @@ EXTREMES = {
     "noise gradient, stateful": {"CURVE": Curve.GAUSSIAN.value, "SURROGATE_AT_H": True, **STATEFUL},
     "soft reset, noisy threshold": {"SOFT": True, "NOISE": THRESHOLD.value, "CURVE": Curve.LOGISTIC.value},
     "odd sizes": {"ALIGNMENT": 1},
-    "permuted layout, stateful": {"TIME_OUTERMOST": False, "PERMUTED": True, **STATEFUL},
+    "T = 8, 12, ...": {"ONCE": False, "SAVES": True},
+    "any T, stateful": {"WHOLE": False, "ONCE": False, "SAVES": True, **STATEFUL},
+    "permuted layout, any T, stateful": {
+        **{"TIME_OUTERMOST": False, "PERMUTED": True, "WHOLE": False, "ONCE": False, "SAVES": True, **STATEFUL}
+    },
     "penalty alone": {"HAS_G_SPIKES": False, "DETACH_RESET": True},
-    "inference": {**PLAIN, "K": 0},
 }
 
 
@@ -52,7 +55,7 @@ def test_budgets(engine):
 
 def test_a_kernel_over_budget_is_found(monkeypatch):
     """Too few registers: the compiler has to spill."""
-    monkeypatch.setattr(lif, "OPTIONS", {**lif.OPTIONS, "maxnreg": 32})
+    monkeypatch.setattr(launch, "OPTIONS", {**launch.OPTIONS, "maxnreg": 32})
     case = Case("triton", "forward", "sm_90")
     row = read(case, triton_code.compiled.__wrapped__(case))
     assert "spills" in [miss.budget for miss in misses(row)]
@@ -127,13 +130,10 @@ def test_nothing_spills(kernel, name, extreme):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("kernel", [lif.lif_fwd_kernel, lif.lif_bwd_kernel], ids=["forward", "backward"])
 def test_rows_are_loaded_and_stored_whole(kernel, dtype, flags):
-    """All neurons of a thread at once: 128 bits of fp32, 64 of bf16; half of it on the way back with noise."""
+    """All neurons of a thread at once: 128 bits. (The penalty's gradient is one number of 32.)"""
     ptx = compile_kernel(kernel, TARGETS["sm_90"], dtype, **flags).asm["ptx"]
-    per_thread = 2 if kernel is lif.lif_bwd_kernel and flags is not PLAIN else 4
-    words = per_thread if dtype == "fp32" else per_thread // 2
-    width = f".v{words}.b32" if words > 1 else ".b32"
-    assert f"ld.global{width}" in ptx and f"st.global{width}" in ptx
-    assert f"ld.global{'.b32' if words > 1 else '.b16'}" not in ptx
+    assert "ld.global.v4.b32" in ptx and "st.global.v4.b32" in ptx
+    assert "ld.global.b32" not in ptx and "ld.global.b16" not in ptx
 
 
 @pytest.mark.parametrize("kernel", [lif.lif_fwd_kernel, lif.lif_bwd_kernel], ids=["forward", "backward"])
@@ -142,8 +142,12 @@ def test_no_size_is_compiled_in(kernel):
     assert set(sizes) == set(lif.SIZES)
     for parameter in sizes.values():
         assert parameter.do_not_specialize and not parameter.is_constexpr
-    integers = {p.name for p in kernel.params if p.is_constexpr} - {"ALIGNMENT", "NOISE", "CURVE", "K", "BLOCK"}
-    assert all(isinstance(USUAL[name], bool) for name in integers)
+    integers = (
+        {p.name for p in kernel.params if p.is_constexpr}
+        - {"ALIGNMENT", "NOISE", "CURVE"}
+        - launch.shape(16, 4, 32).keys()
+    )
+    assert all(isinstance(USUAL[name], bool) for name in integers)  # T: whether 4, or a multiple of it, and no more
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])

@@ -15,8 +15,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 triton = pytest.importorskip("triton")
 tl = triton.language
 
-from tgo_kernels._triton import lif as engine  # noqa: E402
-from tgo_kernels._triton.math import two_normals  # noqa: E402
+from tgo_kernels._triton import launch as engine  # noqa: E402
+from tgo_kernels._triton.math import four_normals  # noqa: E402
 
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "noise_step": 0, "guard_margin": 0.5}
 
@@ -78,8 +78,7 @@ def test_inference_saves_nothing_and_agrees():
 @triton.jit
 def four_normals_kernel(out_ptr, seed_ptr, high, step, BLOCK: tl.constexpr):
     low = tl.arange(0, BLOCK).to(tl.uint32)
-    z0, z1, c, d = two_normals(seed_ptr, low, high.to(tl.uint32), step, True, low, low)
-    z2, z3, _, _ = two_normals(seed_ptr, low, high.to(tl.uint32), step, False, c, d)
+    z0, z1, z2, z3 = four_normals(seed_ptr, low, high.to(tl.uint32), step // 4)
     tl.store(out_ptr + tl.arange(0, BLOCK), z0)
     tl.store(out_ptr + BLOCK + tl.arange(0, BLOCK), z1)
     tl.store(out_ptr + 2 * BLOCK + tl.arange(0, BLOCK), z2)
@@ -94,13 +93,43 @@ def test_noise_beyond_2_32_neurons():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_same_bits_whatever_the_block(dtype, monkeypatch):
-    x, grad = torch.randn(9, 1031).to(dtype), torch.randn(9, 1031).to(dtype)
+@pytest.mark.parametrize("neurons", [1031, 1040])
+def test_the_same_bits_whatever_the_block(dtype, neurons, monkeypatch):
+    x, grad = torch.randn(2, 9, neurons).to(dtype)
     results = []
-    for block in (64, 512, 2048):
-        monkeypatch.setattr(engine, "_grid", lambda what, layout, block=block: (block, -(-layout.neurons // block)))
+    for block in (64, 2048):
+        monkeypatch.setattr(engine, "INTERPRETED_BLOCK", block)
         out, g_x, _ = Case(x, None, EVERYTHING, grad, None, 1.0).run("triton")
         results.append([*out, g_x])
     for result in results[1:]:
         for a, b in zip(results[0], result, strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout", "steps", "noise_step"),
+    [
+        (torch.float32, "contiguous", 4, 0),
+        (torch.float32, "channels_last", 17, 6),
+        (torch.float32, "batch_first", 12, 4),
+        (torch.float16, "contiguous", 12, 4),
+        (torch.float16, "reversed", 4, 0),
+        (torch.bfloat16, "contiguous", 17, 6),
+        (torch.bfloat16, "channels_last", 4, 0),
+        (torch.bfloat16, "batch_first", 3, 0),
+    ],
+)
+def test_rows_of_16_bytes(dtype, layout, steps, noise_step, monkeypatch):
+    """Several neurons a thread: one span, only whole ones, and others; several programs, the last not full."""
+    monkeypatch.setattr(engine, "INTERPRETED_BLOCK", 64)
+    x, grad = (lay(torch.randn(steps, 3, 32, 3, 3), layout).to(dtype) for _ in range(2))
+    constants = {**EVERYTHING, "noise_step": noise_step}
+    assert_agrees(Case(x, None, constants, grad, None, 2.0), "triton")
+    assert_agrees(Case(x, torch.randn(x.shape[1:]), constants, grad, torch.randn(x.shape[1:]), 2.0), "triton")
+
+
+def test_what_is_not_aligned_is_moved_by_single_neurons():
+    x, grad = torch.randn(2, 4 * 64 + 1)[:, 1:].unflatten(1, (4, 64))
+    assert x.data_ptr() % 16
+    assert_agrees(Case(x, None, EVERYTHING, grad, None, 1.0), "triton")
+    assert_agrees(Case(x.clone(), None, EVERYTHING, grad, None, 1.0), "triton")

@@ -83,13 +83,13 @@ _library.define("cpu_kernels() -> str")  # the instruction set that the compiled
 
 
 def _lif_fwd_triton(*args: Any) -> tuple[Tensor, ...]:
-    from tgo_kernels._triton.lif import lif_fwd  # triton is imported by its first call
+    from tgo_kernels._triton.launch import lif_fwd  # triton is imported by its first call
 
     return lif_fwd(*args)
 
 
 def _lif_bwd_triton(*args: Any) -> tuple[Tensor, Tensor]:
-    from tgo_kernels._triton.lif import lif_bwd
+    from tgo_kernels._triton.launch import lif_bwd
 
     return lif_bwd(*args)
 

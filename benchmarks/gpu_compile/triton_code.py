@@ -12,8 +12,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.gpu_compile.code import NEURONS, STEPS, Case, Code, constant_bank, pointer
-from tgo_kernels._triton import lif
+from benchmarks.gpu_compile.code import NEURONS, SIZES_OF, STEPS, Case, Code, constant_bank, pointer
+from tgo_kernels._triton import launch, lif
 from tgo_kernels._triton.math import MEMBRANE, NO_NOISE
 from tgo_kernels.surrogate import Curve
 
@@ -26,7 +26,7 @@ BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 X_POINTERS = ("x_ptr", "spikes_ptr", "g_spikes_ptr", "g_x_ptr")
 POINTERS = {"seed_ptr": "*i64", "counts_ptr": "*i64", "penalty_ptr": "*fp64"}
 
-# A training step of the guarded, noisy neuron.
+# A training step of the guarded, noisy neuron, T = 4.
 USUAL = {
     "ALIGNMENT": 16,
     "TIME_OUTERMOST": True,
@@ -41,24 +41,15 @@ USUAL = {
     "CURVE": Curve.LORENTZ.value,
     "SURROGATE_AT_H": False,
     "DETACH_RESET": False,
-    "K": 8,
+    "SAVES": False,
+    **launch.spans(STEPS, 0),
 }
-
-
-def what_of(kernel: Any, flags: dict[str, Any]) -> str:
-    """By what the launcher chooses the block size."""
-    if kernel is lif.lif_fwd_kernel:
-        return "forward"
-    return "backward" if flags["NOISE"] == NO_NOISE.value else "noisy backward"
 
 
 def compile_kernel(kernel: Any, target: GPUTarget, dtype: str = "fp32", **flags: Any) -> Any:
     """Triton's compiled kernel, with the constants of USUAL but for ``flags``."""
     flags = {**USUAL, **flags}
-    what = what_of(kernel, flags)
-    if what != "forward":
-        flags["K"] = flags["K"] or lif.NEVER
-    flags["BLOCK"] = lif.block_size(what, target.warp_size)
+    flags |= launch.shape(flags["ALIGNMENT"], SIZES_OF[dtype], target.warp_size)
     signature, constants, attributes = {}, {}, {}
     for i, name in enumerate(kernel.arg_names):
         if name.isupper():
@@ -69,7 +60,7 @@ def compile_kernel(kernel: Any, target: GPUTarget, dtype: str = "fp32", **flags:
         else:
             signature[name] = "i32" if name in lif.SIZES else "fp32"
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=target, options={"num_warps": lif.NUM_WARPS, **lif.OPTIONS})
+    return triton.compile(source, target=target, options=launch.OPTIONS)
 
 
 def disassemble(cubin: bytes) -> str:
@@ -112,15 +103,19 @@ def flags_of(case: Case) -> dict[str, Any]:
         "NOISE": MEMBRANE.value if case.noise else NO_NOISE.value,
         "GUARD": case.guard,
         "CURVE": case.curve,
-        "K": 8 if case.training else 0,
     }
+
+
+def shape_of(case: Case) -> dict[str, int]:
+    return launch.shape(16 if case.aligned else 1, SIZES_OF[case.dtype], TARGETS[case.target].warp_size)
 
 
 def parameters(case: Case) -> tuple[bytes, tuple[str, ...]]:
     """The kernel's arguments as they lie in memory, and the names of its pointers."""
     alignment = 16 if case.aligned else 1
     neurons = (NEURONS + (0 if case.aligned else 1)) // alignment
-    sizes = dict(zip(lif.SIZES, (STEPS, neurons, neurons, 0, 1, 1, 1, 0, 0, 0, 1), strict=True))
+    turns, lanes = launch.loops(shape_of(case), SIZES_OF[case.dtype])
+    sizes = dict(zip(lif.SIZES, (STEPS, neurons, neurons, turns, lanes, 0, 1, 1, 1, 0, 0, 0, 1), strict=True))
     data, tensors = b"", []
     for name in KERNELS[case.kernel].arg_names:
         if name.endswith("_ptr"):
@@ -142,6 +137,5 @@ def compiled(case: Case) -> Code:
     nvidia = target.backend == "cuda"
     text = disassemble(result.asm["cubin"]) if nvidia else result.asm["amdgcn"]
     data, tensors = parameters(case)
-    per_thread = lif.NEURONS_PER_THREAD[what_of(KERNELS[case.kernel], {**USUAL, **flags})]
     constants = constant_bank(case.target, data, 1)
-    return Code(text, registers, spilled, result.metadata.shared, per_thread, constants, tensors)
+    return Code(text, registers, spilled, result.metadata.shared, shape_of(case)["COUNT"], constants, tensors)

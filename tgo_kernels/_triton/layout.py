@@ -27,10 +27,13 @@ class Layout(NamedTuple):
     def permuted(self) -> bool:
         return self.strides != (0, 0, 0, 1)
 
-    @property
-    def alignment(self) -> int:
-        """Divides N and inner: 16 permits vector loads. Nothing else about sizes is known to the compiler."""
-        return 16 if self.neurons % 16 == 0 and self.inner % 16 == 0 else 1
+    def alignment(self, noisy: bool) -> int:
+        """Divides N and inner: 16 permits vector loads. Nothing else about sizes is known to the compiler.
+
+        With noise it divides a permuted layout's innermost size too, so that 16 neighbours have equidistant indices.
+        """
+        sizes = [self.neurons, self.inner, *([self.sizes[-1]] if noisy and self.permuted else [])]
+        return 1 if any(size % 16 for size in sizes) else 16
 
 
 def layout_of(x: Tensor) -> Layout | None:

@@ -85,19 +85,12 @@ def relu(z):
 
 
 @triton.jit
-def two_normals(seed_ptr, low, high, step, renew, c, d):
-    """The noise of the even ``step`` and of the one after, and the second half of their Philox block.
-
-    That half, ``c`` and ``d``, serves the next two steps. ``renew`` computes the block anew, else they are taken.
-    """
-    a = c
-    b = d
-    if renew:
-        w0, w1, c, d = philox(tl.load(seed_ptr), low, high, step // 4)
-        a = tl.where(step % 4 == 0, w0, c)
-        b = tl.where(step % 4 == 0, w1, d)
+def four_normals(seed_ptr, low, high, block):
+    """The noise of neuron ``high * 2**32 + low`` in steps ``4 * block`` to ``4 * block + 3``."""
+    a, b, c, d = philox(tl.load(seed_ptr), low, high, block)
     z0, z1 = box_muller(a, b)
-    return z0, z1, c, d
+    z2, z3 = box_muller(c, d)
+    return z0, z1, z2, z3
 
 
 @triton.jit

@@ -1,0 +1,175 @@
+"""The operators ``lif_fwd_triton`` and ``lif_bwd_triton`` (see :mod:`tgo_kernels.ops`): how the kernels are launched.
+
+What a kernel is compiled for: storage, the flags of the neuron and its layout, whether N is a multiple of 16 (rows move
+16 bytes at a time), and whether T is 4, another whole number of spans, or neither. Nothing else about sizes.
+"""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from tgo_kernels._triton.layout import arrange, like
+from tgo_kernels._triton.lif import lif_bwd_kernel, lif_fwd_kernel
+from tgo_kernels._triton.math import MEMBRANE, NO_NOISE, THRESHOLD
+
+# Contracted, a * b + c rounds once instead of twice, and a membrane at its threshold fires differently.
+OPTIONS = {"enable_fp_fusion": False, "num_stages": 1, "num_warps": 4}
+ROW_BYTES = 16  # of one thread
+INTERPRETED = not isinstance(lif_fwd_kernel, triton.JITFunction)
+INTERPRETED_BLOCK = 4096  # at most: there, a program costs milliseconds, whatever its size
+
+
+def shape(alignment: int, itemsize: int, warp_size: int) -> dict[str, int]:
+    """COUNT, the neurons of a thread, how many words of them it takes AT_ONCE, and the threads of a BLOCK."""
+    count = ROW_BYTES // itemsize if alignment > 1 else 1
+    at_once = 2 if alignment > 1 and warp_size == 32 else 1  # more do not fit into 64 registers
+    return {"COUNT": count, "AT_ONCE": at_once, "BLOCK": OPTIONS["num_warps"] * warp_size}
+
+
+def loops(shape: dict[str, int], itemsize: int) -> tuple[int, int]:
+    """How often a thread takes its next words, and the neurons of a word: of constants the loops would be unrolled."""
+    count = shape["COUNT"]
+    return (ROW_BYTES // 4 // shape["AT_ONCE"], 4 // itemsize) if count > 1 else (1, 1)
+
+
+def spans(steps: int, noise_step: int) -> dict[str, bool]:
+    """Whether all spans of four steps are WHOLE, and whether there is but ONCE."""
+    whole = steps % 4 == 0 and noise_step % 4 == 0
+    return {"WHOLE": whole, "ONCE": whole and steps == 4}
+
+
+class _Launch:
+    """What both kernels are told of a call."""
+
+    def __init__(self, x: Tensor, noise_step: int, noise_std: float, noise_in_membrane: bool, *rows: Tensor | None):
+        self.x, self.layout = arrange(x)
+        self.noise_step = noise_step if noise_std > 0 else 0
+        self.noise = (MEMBRANE if noise_in_membrane else THRESHOLD).value if noise_std > 0 else NO_NOISE.value
+        aligned = all(row is None or row.data_ptr() % ROW_BYTES == 0 for row in (self.x, *rows))
+        self.alignment = self.layout.alignment(self.noise != NO_NOISE.value) if aligned else 1
+        self.shape = shape(self.alignment, x.element_size(), 64 if torch.version.hip else 32)
+        if INTERPRETED:
+            block = triton.next_power_of_2(triton.cdiv(self.layout.neurons, self.shape["COUNT"]))
+            self.shape["BLOCK"] = min(INTERPRETED_BLOCK, max(2, block))
+        self.programs = triton.cdiv(self.layout.neurons, self.shape["COUNT"] * self.shape["BLOCK"])
+
+    def sizes(self) -> tuple[int, ...]:
+        """The arguments named by SIZES, N and inner in units of the alignment."""
+        layout = self.layout
+        neurons, inner = layout.neurons // self.alignment, layout.inner // self.alignment
+        turns, lanes = loops(self.shape, self.x.element_size())
+        return layout.steps, neurons, inner, turns, lanes, self.noise_step, *layout.sizes, *layout.strides
+
+    def flags(self) -> dict[str, Any]:
+        return {
+            "ALIGNMENT": self.alignment,
+            "TIME_OUTERMOST": self.layout.inner == self.layout.neurons,
+            "PERMUTED": self.layout.permuted and self.noise != NO_NOISE.value,
+            "NOISE": self.noise,
+            **spans(self.layout.steps, self.noise_step),
+            **self.shape,
+            **OPTIONS,
+        }
+
+
+def lif_fwd(
+    x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, checkpoint_every: int, *scalars: Any
+) -> tuple[Tensor, ...]:
+    *constants, soft, noise_std, noise_in_membrane, guard_margin, _, _, _, _, _ = scalars
+    if checkpoint_every not in (0, 8):
+        raise ValueError(f"checkpoint_every must be 0 or 8, got {checkpoint_every}")
+    launch = _Launch(x, noise_step, noise_std, noise_in_membrane)
+    dense, layout, programs = launch.x, launch.layout, launch.programs
+    spikes, v_final = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
+    rows = (layout.steps - 1) // checkpoint_every if checkpoint_every else 0
+    checkpoints = x.new_empty(rows * layout.neurons, dtype=torch.float32)
+    counts = x.new_empty((2, programs), dtype=torch.int64)
+    penalties = x.new_empty(programs, dtype=torch.float64)
+    guard = guard_margin > 0 and programs > 0
+    if programs:
+        with torch.cuda.device_of(x):
+            lif_fwd_kernel[(programs,)](
+                dense,
+                None if v_init is None else like(v_final, v_init),
+                seed,
+                spikes,
+                v_final,
+                checkpoints,
+                penalties,
+                counts,
+                *launch.sizes(),
+                *constants,
+                noise_std,
+                guard_margin,
+                HAS_V_INIT=v_init is not None,
+                SOFT=soft,
+                GUARD=guard,
+                SAVES=rows > 0,
+                **launch.flags(),
+            )
+    fired = counts[0].sum()
+    if guard:
+        neighbors, penalty = counts[1].sum(), (penalties.sum() / x.numel()).float()
+    else:
+        neighbors, penalty = torch.zeros_like(fired), x.new_zeros((), dtype=torch.float32)
+    if dense is not x:
+        spikes = like(torch.empty_like(x), spikes)
+        v_final = like(spikes[0], v_final)
+    return spikes, v_final, penalty, neighbors, fired, checkpoints
+
+
+def lif_bwd(
+    x: Tensor,
+    v_init: Tensor | None,
+    seed: Tensor | None,
+    noise_step: int,
+    checkpoint_every: int,
+    checkpoints: Tensor,
+    g_spikes: Tensor | None,
+    g_v_final: Tensor | None,
+    g_penalty: Tensor | None,
+    need_g_v_init: bool,
+    *scalars: Any,
+) -> tuple[Tensor, Tensor]:
+    *constants, soft, noise_std, noise_in_membrane, guard_margin, curve, height, scale, at_h, detach_reset = scalars
+    dense, _ = arrange(x)
+    g_spikes = None if g_spikes is None else like(dense, g_spikes)
+    launch = _Launch(dense, noise_step, noise_std, noise_in_membrane, g_spikes)
+    g_x, state = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
+    g_v_init = state if need_g_v_init else x.new_empty(0, dtype=torch.float32)
+    if launch.programs:
+        with torch.cuda.device_of(x):
+            lif_bwd_kernel[(launch.programs,)](
+                dense,
+                None if v_init is None else like(state, v_init),
+                seed,
+                checkpoints,
+                g_spikes,
+                None if g_v_final is None else like(state, g_v_final),
+                g_penalty,
+                g_x,
+                g_v_init,
+                *launch.sizes(),
+                *constants,
+                noise_std,
+                guard_margin,
+                height,
+                scale,
+                1 / x.numel(),
+                HAS_V_INIT=v_init is not None,
+                HAS_G_SPIKES=g_spikes is not None,
+                HAS_G_V_FINAL=g_v_final is not None,
+                HAS_G_V_INIT=need_g_v_init,
+                SOFT=soft,
+                GUARD=g_penalty is not None and guard_margin > 0,
+                CURVE=curve,
+                SURROGATE_AT_H=at_h,
+                DETACH_RESET=detach_reset,
+                **launch.flags(),
+            )
+    if dense is not x:
+        g_x = like(torch.empty_like(x), g_x)
+        g_v_init = like(g_x[0], g_v_init) if need_g_v_init else g_v_init
+    return g_x, g_v_init

@@ -1,0 +1,215 @@
+"""Where a program's neurons lie, and how their rows come into registers and go back.
+
+A thread owns neurons that are neighbours in memory. It moves a row of them whole, as words of 32 bits, and takes them
+from the front: each time, the words turn by one, and the one that was at the front comes back at the end, changed.
+"""
+
+import triton
+import triton.language as tl
+
+SPAN = tl.constexpr(4)  # steps at once: those of one Philox block
+WORDS = tl.constexpr(4)  # of 16 bytes, if rows can be moved so
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def words_of(ptr, ALIGNED: tl.constexpr):
+    """The tensor as words, or, where its rows begin anywhere, as it is."""
+    if ALIGNED:
+        return ptr.to(tl.pointer_type(tl.int32))
+    else:
+        return ptr
+
+
+@triton.jit
+def place_of(
+    program,
+    steps,
+    neurons,
+    inner,
+    ALIGNMENT: tl.constexpr,
+    TIME_OUTERMOST: tl.constexpr,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The rows of a program, in words: where they begin, its words in one, which of them exist, and from row to row.
+
+    N and inner come in units of ALIGNMENT, so that the compiler sees their multiples. COUNT neurons are one thread's.
+    """
+    ALIGNED: tl.constexpr = ALIGNMENT > 1
+    EACH: tl.constexpr = WORDS if ALIGNED else 1
+    UNIT: tl.constexpr = ALIGNMENT * EACH // COUNT
+    start = program * (BLOCK * EACH)
+    inner = inner.to(tl.int64) * UNIT
+    limit = tl.minimum(neurons.to(tl.int64) * UNIT - start, BLOCK * EACH).to(tl.int32)
+    first = tl.arange(0, BLOCK) * EACH
+    word = first[:, None] + tl.arange(0, EACH)[None, :] if ALIGNED else first
+    if TIME_OUTERMOST:
+        return start, word, word < limit, inner
+    else:
+        m = start + first
+        offset = (m // inner) * inner * steps + m % inner
+        offset = offset[:, None] + tl.arange(0, EACH)[None, :] if ALIGNED else offset
+        return tl.zeros_like(start), offset, word < limit, inner
+
+
+@triton.jit
+def apart(row):
+    """[BLOCK, 4] to four times [BLOCK]; one [BLOCK] stays one."""
+    if len(row.shape) == 1:
+        return (row,)
+    else:
+        even, odd = tl.split(tl.reshape(row, (row.shape[0], 2, 2)))
+        a, c = tl.split(even)
+        b, d = tl.split(odd)
+        return (a, b, c, d)
+
+
+@triton.jit
+def together(words):
+    """The reverse of :func:`apart`."""
+    if len(words) == 1:
+        return words[0]
+    else:
+        row = tl.join(tl.join(words[0], words[2]), tl.join(words[1], words[3]))
+        return tl.reshape(row, (words[0].shape[0], 4))
+
+
+@triton.jit
+def within(t, steps, WHOLE: tl.constexpr):
+    """Whether step ``t`` is one of the call's; in a whole span all are."""
+    return True if WHOLE else (t >= 0) & (t < steps)
+
+
+@triton.jit
+def load_rows(ptr, t, steps, place, WHOLE: tl.constexpr):
+    """Rows ``t`` to ``t + 3``, each as the words of a thread."""
+    start, word, exists, inner = place
+    rows = ()
+    for i in tl.static_range(SPAN):
+        mask = exists if WHOLE else exists & within(t + i, steps, WHOLE)
+        rows = rows + (apart(tl.load(ptr + (start + (t + i) * inner) + word, mask=mask)),)
+    return rows
+
+
+@triton.jit
+def store_rows(ptr, rows, t, steps, place, WHOLE: tl.constexpr):
+    start, word, exists, inner = place
+    for i in tl.static_range(SPAN):
+        mask = exists if WHOLE else exists & within(t + i, steps, WHOLE)
+        tl.store(ptr + (start + (t + i) * inner) + word, together(rows[i]), mask=mask)
+
+
+@triton.jit
+def states_of(program, neurons, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """Where a program's states begin in the order of memory, a thread's first four, and how many there are."""
+    start = program * (BLOCK * COUNT)
+    limit = tl.minimum(neurons.to(tl.int64) * ALIGNMENT - start, BLOCK * COUNT).to(tl.int32)
+    first = tl.arange(0, BLOCK) * COUNT
+    return start, first[:, None] + tl.arange(0, 4)[None, :] if ALIGNMENT > 1 else first, limit
+
+
+@triton.jit
+def load_states(ptr, states, COUNT: tl.constexpr):
+    start, at, limit = states
+    v = apart(tl.load(ptr + start + at, mask=at < limit))
+    if COUNT == 8:
+        v = v + apart(tl.load(ptr + start + 4 + at, mask=at + 4 < limit))
+    return v
+
+
+@triton.jit
+def store_states(ptr, v, states, COUNT: tl.constexpr):
+    start, at, limit = states
+    tl.store(ptr + start + at, together(v[:4]), mask=at < limit)
+    if COUNT == 8:
+        tl.store(ptr + start + 4 + at, together(v[4:]), mask=at + 4 < limit)
+
+
+@triton.jit
+def splat(value, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """``value`` as the state of so many neurons; one state turns as well as many of the same."""
+    v = tl.full((BLOCK,), value, tl.float32)
+    return (v, v, v, v, v, v, v, v)[:COUNT]
+
+
+@triton.jit
+def front(rows):
+    """The first word of each row."""
+    return rows[0][0], rows[1][0], rows[2][0], rows[3][0]
+
+
+@triton.jit
+def turn(words, last):
+    """The word at the front gives way to ``last`` at the end."""
+    return words[1:] + (last,)
+
+
+@triton.jit
+def turn_rows(rows, last):
+    return turn(rows[0], last[0]), turn(rows[1], last[1]), turn(rows[2], last[2]), turn(rows[3], last[3])
+
+
+@triton.jit
+def value_of(word, DTYPE: tl.constexpr):
+    """The neuron at the front of a word of DTYPE, its low half if it holds two, in fp32."""
+    if word.dtype != tl.int32:
+        return word.to(tl.float32)
+    elif DTYPE == tl.float32:
+        return word.to(tl.float32, bitcast=True)
+    elif DTYPE == tl.bfloat16:
+        return (word << 16).to(tl.float32, bitcast=True)
+    else:
+        return word.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def put(word, x, DTYPE: tl.constexpr):
+    """The word without the neuron at its front, and with ``x`` at its end."""
+    if word.dtype != tl.int32:
+        return rounded(x, DTYPE)
+    elif DTYPE == tl.float32:
+        return x.to(tl.int32, bitcast=True)
+    else:
+        bits = rounded(x, DTYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
+        return (word.to(tl.uint32, bitcast=True) >> 16 | bits << 16).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def values_of(words, DTYPE: tl.constexpr):
+    return (
+        value_of(words[0], DTYPE),
+        value_of(words[1], DTYPE),
+        value_of(words[2], DTYPE),
+        value_of(words[3], DTYPE),
+    )
+
+
+@triton.jit
+def next_of(words, DTYPE: tl.constexpr):
+    """The words with their next neuron at the front."""
+    if words[0].dtype != tl.int32 or DTYPE == tl.float32:
+        return words
+    else:
+        return words[0] >> 16, words[1] >> 16, words[2] >> 16, words[3] >> 16
+
+
+@triton.jit
+def put_all(words, x, DTYPE: tl.constexpr):
+    return (
+        put(words[0], x[0], DTYPE),
+        put(words[1], x[1], DTYPE),
+        put(words[2], x[2], DTYPE),
+        put(words[3], x[3], DTYPE),
+    )
+
+
+@triton.jit
+def rounded(x, DTYPE: tl.constexpr):
+    """To the nearest, ties to even."""
+    if INTERPRETED and DTYPE == tl.bfloat16:  # the interpreter truncates
+        bits = x.to(tl.uint32, bitcast=True)
+        nearest = tl.where(x == x, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
+        return (nearest >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(DTYPE)
