@@ -3,18 +3,21 @@
 # make sanitize         the compiled engine under AddressSanitizer, UBSan and ThreadSanitizer
 # make sanitize-triton  the Triton kernels under ttsem: accesses out of bounds, and races between programs
 # make triton-newest    the Triton tests with the newest release of Triton (make test has the one that torch pairs with)
+# make wheel            builds a wheel with the CUDA kernels, and runs it with another torch (OTHER_TORCH=...: gigabytes)
 # make bench  speed against the same neuron composed in torch
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
 # make gpu-compile      what GPUs would run, read from the compiled kernels, against the budgets
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+OTHER_TORCH ?= torch==2.10.0
 DATA ?= subset
 GPU_COMPILE ?= --quick
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test sanitize sanitize-triton triton-newest bench gpu gpu-here gpu-compile lint clean
+.PHONY: demo test test-cpu test-triton sanitize sanitize-address sanitize-thread sanitize-triton triton-newest wheel bench \
+	gpu gpu-here gpu-compile lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
@@ -37,13 +40,18 @@ $(VENV)/built: $(VENV)/installed setup.py $(shell find csrc -name '*.h' -o -name
 demo: $(VENV)/built
 	$(BIN)/python -m benchmarks.robustness.demo --data $(DATA)
 
-test: $(VENV)/built lint
+test: lint test-cpu test-triton
+
+test-cpu: $(VENV)/built
 	$(BIN)/python -m pytest --ignore=tests/test_triton.py
+
+test-triton: $(VENV)/built
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
 
-sanitize: $(VENV)/installed
-	$(BIN)/python tests/sanitize.py address $(TESTS)
-	$(BIN)/python tests/sanitize.py thread $(TESTS)
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address sanitize-thread: sanitize-%: $(VENV)/installed
+	$(BIN)/python tests/sanitize.py $* $(TESTS)
 
 sanitize-triton: $(VENV)/installed
 	$(BIN)/python -m ttsem.sanitize pytest tests/test_triton_sanitize.py
@@ -55,6 +63,13 @@ triton-newest: $(VENV)/built
 	PYTHONPATH=build/triton $(BIN)/python -c "import triton; print(triton.__file__, triton.__version__)"
 	PYTHONPATH=build/triton TRITON_INTERPRET=1 TRITON_EXAMPLES=150 $(BIN)/python -m pytest tests/test_triton.py
 	PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_gpu_compile.py
+
+wheel: $(VENV)/installed
+	rm -rf build/wheel
+	TGO_KERNELS_NATIVE=1 TGO_KERNELS_CUDA=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
+	$(PYTHON) -m venv build/wheel/other
+	build/wheel/other/bin/python -m pip install --quiet "$(OTHER_TORCH)" numpy
+	for python in $(BIN)/python build/wheel/other/bin/python; do $$python tests/wheel.py build/wheel/*.whl || exit 1; done
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run

@@ -11,12 +11,13 @@
 #define TGO_HD __host__ __device__ __forceinline__
 #define TGO_UNROLL _Pragma("unroll")
 #define TGO_IN_TURN _Pragma("unroll 1")
-#define TGO_IN_PAIRS _Pragma("unroll 2")
+#define TGO_PRAGMA(text) _Pragma(#text)
+#define TGO_AT_ONCE(count) TGO_PRAGMA(unroll count)
 #else
 #define TGO_HD inline __attribute__((always_inline))
 #define TGO_UNROLL _Pragma("GCC unroll 16")
 #define TGO_IN_TURN
-#define TGO_IN_PAIRS
+#define TGO_AT_ONCE(count)
 #endif
 
 namespace tgo {

@@ -7,6 +7,10 @@ namespace tgo {
 
 enum Curve : int { kLorentz, kLogistic, kTriangle, kBox, kExponential, kInverseSquare, kGaussian, kCurves };
 
+constexpr bool has_exponential(Curve curve) {
+  return curve == kLogistic || curve == kExponential || curve == kGaussian;
+}
+
 // exp(x) for x <= 0 to about 1 ulp; 0 below -87; NaN stays NaN. Coefficients of Cephes' expf (Moshier).
 template <class F>
 TGO_HD F exp_negative(F x) {

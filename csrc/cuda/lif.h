@@ -8,15 +8,13 @@
 #include "../storage.h"
 #include "../surrogate.h"
 
-// How many words of neurons the backward takes at once. On Blackwell, two do not fit into 64 registers.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-#define TGO_BACKWARD_TURN TGO_IN_TURN
-#else
-#define TGO_BACKWARD_TURN TGO_IN_PAIRS
-#endif
-
 namespace tgo::cuda {
 
+#if defined(__CUDA_ARCH__)
+constexpr int kArchitecture = __CUDA_ARCH__;
+#else
+constexpr int kArchitecture = 0;
+#endif
 constexpr int kThreads = 128;             // of a block
 constexpr int kWarp = 32;
 constexpr int kSpan = kStepsPerBlock;     // steps at once: those of one Philox block
@@ -266,7 +264,7 @@ struct ForwardBody {
       const int begin = g.first(t, 0), end = g.last(t, g.place.steps);
       typename G::Values rows[kSpan];
       g.load(a.x, t, begin, end, rows);
-      TGO_IN_PAIRS for (int w = 0; w < G::kWords; ++w) {
+      TGO_AT_ONCE(2) for (int w = 0; w < G::kWords; ++w) {
         TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
           float z[kSpan], h, u, state = v.value[0], kept = state;
           g.noise(w * G::kLanes + lane, t, z);
@@ -307,6 +305,8 @@ template <class S, int count, bool noisy, bool four, Curve curve>
 struct BackwardBody {
   using Arguments = Backward;
   static constexpr int kCount = count, kBlocks = four ? 8 : 4;
+  // Words at once. On Blackwell two do not fit into 64 registers, on Hopper two with an exponential do not.
+  static constexpr int kAtOnce = kArchitecture >= 1000 || has_exponential(curve) ? 1 : 2;
   using G = Group<S, count, noisy, four>;
 
   static TGO_HD void run(const Backward& a, int64_t m, BlockTotals*) {
@@ -322,7 +322,7 @@ struct BackwardBody {
       typename G::Values x[kSpan], g_s[kSpan] = {};
       g.load(a.x, t, begin, end, x);
       if (a.g_spikes) g.load(a.g_spikes, t, begin, end, g_s);
-      TGO_BACKWARD_TURN for (int w = 0; w < G::kWords; ++w) {
+      TGO_AT_ONCE(kAtOnce) for (int w = 0; w < G::kWords; ++w) {
         TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
           const int j = w * G::kLanes + lane;
           float z[kSpan], h[kSpan], u[kSpan];
@@ -362,7 +362,7 @@ struct BackwardBody {
       const int begin = g.first(at, origin), end = g.last(at, t);
       typename G::Values x[kSpan];
       g.load(a.x, at, begin, end, x);
-      TGO_IN_PAIRS for (int w = 0; w < G::kWords; ++w) {
+      TGO_AT_ONCE(2) for (int w = 0; w < G::kWords; ++w) {
         TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
           float z[kSpan], h, u, state = v->value[0];
           g.noise(w * G::kLanes + lane, at, z);
