@@ -14,8 +14,9 @@ EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "guard_margin": 0.5}
 ENGINES = [engine for engine in tgo.available_impls("cuda") if engine != "reference"]
 
 
+# For most of these calls Triton has to compile: 0.5 s a kernel.
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(case=cases())
 def test_agrees_with_the_specification(engine, case):
     assert_agrees(case, engine, "cuda")

@@ -25,7 +25,7 @@ _SCALARS = (
     "float noise_std, bool noise_in_membrane, float guard_margin, "
     "int curve, float curve_height, float curve_scale, bool surrogate_at_h, bool detach_reset"
 )
-# checkpoints: (T-1) // checkpoint_every rows of N fp32, the state after each checkpoint_every steps; none for 0.
+# checkpoints: (T-1) // checkpoint_every rows of N fp32, states that far apart, where the engine likes; none for 0.
 _FORWARD = (
     f"(Tensor x, Tensor? v_init, Tensor? seed, SymInt noise_step, int checkpoint_every, {_SCALARS})"
     " -> (Tensor spikes, Tensor v_final, Tensor penalty, Tensor neighbors, Tensor fired, Tensor checkpoints)"

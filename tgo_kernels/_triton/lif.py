@@ -94,11 +94,10 @@ def four_steps(
     x = values_of(words, DTYPE)
     for i in tl.static_range(SPAN):
         after, s_i, h_i, u_i = one_step(v, x[i], xi[i], neuron, SOFT, NOISE)
-        if WHOLE:
-            v = after
-        else:
-            v = tl.where(within(t + i, steps, WHOLE), after, v)
-            s_i = s_i & within(t + i, steps, WHOLE)
+        if not WHOLE:
+            after = tl.where(within(t + i, steps), after, v)
+            s_i = s_i & within(t + i, steps)
+        v = after
         s, h, u = s + (s_i,), h + (h_i,), u + (u_i,)
     return v, s, h, u
 
@@ -188,7 +187,7 @@ def lif_fwd_kernel(
                         if GUARD:
                             distance = tl.abs(h[i] - v_threshold)
                             if not WHOLE:
-                                distance = tl.where(within(t + i, steps, WHOLE), distance, float("inf"))
+                                distance = tl.where(within(t + i, steps), distance, float("inf"))
                             nears += tl.where(distance < guard_margin, 1.0, 0.0)
                             depth = tl.maximum(guard_margin - distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
                             penalty += depth.to(tl.float64)
@@ -241,7 +240,7 @@ def four_steps_back(
             pull = tl.where(distance > 0, k, tl.where(distance < 0, -k, 0.0))
             g_h -= tl.where(tl.abs(distance) < guard_margin, pull, 0.0)
         g_x = (gain * g_h,) + g_x
-        g_v = decay * g_h if WHOLE else tl.where(within(t + i, steps, WHOLE), decay * g_h, g_v)
+        g_v = decay * g_h if WHOLE else tl.where(within(t + i, steps), decay * g_h, g_v)
     return g_v, g_x
 
 

@@ -32,9 +32,9 @@ def place_of(
     COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The rows of a program, in words: where they begin, its words in one, which of them exist, and from row to row.
+    """The rows of a program, in words: where they begin, each word's place in one, which exist, how far apart they are.
 
-    N and inner come in units of ALIGNMENT, so that the compiler sees their multiples. COUNT neurons are one thread's.
+    N and inner come in units of ALIGNMENT, so that the compiler sees their multiples. A thread has COUNT neurons.
     """
     ALIGNED: tl.constexpr = ALIGNMENT > 1
     EACH: tl.constexpr = WORDS if ALIGNED else 1
@@ -76,9 +76,9 @@ def together(words):
 
 
 @triton.jit
-def within(t, steps, WHOLE: tl.constexpr):
-    """Whether step ``t`` is one of the call's; in a whole span all are."""
-    return True if WHOLE else (t >= 0) & (t < steps)
+def within(t, steps):
+    """Whether step ``t`` is one of the call's; in a WHOLE span all are."""
+    return (t >= 0) & (t < steps)
 
 
 @triton.jit
@@ -87,7 +87,7 @@ def load_rows(ptr, t, steps, place, WHOLE: tl.constexpr):
     start, word, exists, inner = place
     rows = ()
     for i in tl.static_range(SPAN):
-        mask = exists if WHOLE else exists & within(t + i, steps, WHOLE)
+        mask = exists if WHOLE else exists & within(t + i, steps)
         rows = rows + (apart(tl.load(ptr + (start + (t + i) * inner) + word, mask=mask)),)
     return rows
 
@@ -96,7 +96,7 @@ def load_rows(ptr, t, steps, place, WHOLE: tl.constexpr):
 def store_rows(ptr, rows, t, steps, place, WHOLE: tl.constexpr):
     start, word, exists, inner = place
     for i in tl.static_range(SPAN):
-        mask = exists if WHOLE else exists & within(t + i, steps, WHOLE)
+        mask = exists if WHOLE else exists & within(t + i, steps)
         tl.store(ptr + (start + (t + i) * inner) + word, together(rows[i]), mask=mask)
 
 
