@@ -73,13 +73,10 @@ def test_a_known_miss_may_neither_grow_nor_linger():
 
 
 def test_the_command_fails_over_budget(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["gpu_compile", "--quick", "--engine", "triton", "--target", "gfx942"])
+    monkeypatch.setattr("sys.argv", ["gpu_compile", "--quick", "--engine", "triton", "--target", "sm_90"])
     monkeypatch.setattr("benchmarks.gpu_compile.__main__.KNOWN", [])
     assert main() == 1
-    assert (
-        "triton forward gfx942 bf16 noise+guard: accesses per 16 bytes 2, budget 1; not known"
-        in capsys.readouterr().out
-    )
+    assert "triton forward sm_90 bf16 noise+guard: issue floor / memory floor 1.7" in capsys.readouterr().out
 
 
 def test_the_walk_counts_every_trip():
@@ -122,8 +119,10 @@ def test_noise_and_penalty_fit_into_64_registers(kernel, name, dtype):
 @pytest.mark.parametrize("kernel", [lif.lif_fwd_kernel, lif.lif_bwd_kernel], ids=["forward", "backward"])
 def test_nothing_spills(kernel, name, extreme):
     target = TARGETS[name]
-    registers, spilled = resources(compile_kernel(kernel, target, **EXTREMES[extreme]), target)
-    assert registers <= 96 and spilled == 0
+    flags = EXTREMES[extreme]
+    registers, spilled = resources(compile_kernel(kernel, target, **flags), target)
+    several_spans_back = kernel is lif.lif_bwd_kernel and not flags.get("ONCE", True)
+    assert registers <= (128 if several_spans_back else 96) and spilled == 0
 
 
 @pytest.mark.parametrize("flags", [PLAIN, {"GUARD": False}], ids=["plain", "noisy"])

@@ -78,7 +78,7 @@ def test_inference_saves_nothing_and_agrees():
 @triton.jit
 def four_normals_kernel(out_ptr, seed_ptr, high, step, BLOCK: tl.constexpr):
     low = tl.arange(0, BLOCK).to(tl.uint32)
-    z0, z1, z2, z3 = four_normals(seed_ptr, low, high.to(tl.uint32), step // 4)
+    z0, z1, z2, z3 = four_normals(tl.load(seed_ptr), low, high.to(tl.uint32), step // 4)
     tl.store(out_ptr + tl.arange(0, BLOCK), z0)
     tl.store(out_ptr + BLOCK + tl.arange(0, BLOCK), z1)
     tl.store(out_ptr + 2 * BLOCK + tl.arange(0, BLOCK), z2)

@@ -40,6 +40,11 @@ def spans(steps: int, noise_step: int) -> dict[str, bool]:
     return {"WHOLE": whole, "ONCE": whole and steps == 4}
 
 
+def options(backward: bool, once: bool, warp_size: int) -> dict[str, Any]:
+    """Going back through several spans, a limit keeps NVIDIA's compiler from spilling for the sake of a fifth block."""
+    return OPTIONS if once or not backward or warp_size == 64 else {**OPTIONS, "maxnreg": 128}
+
+
 class _Launch:
     """What both kernels are told of a call."""
 
@@ -49,7 +54,8 @@ class _Launch:
         self.noise = (MEMBRANE if noise_in_membrane else THRESHOLD).value if noise_std > 0 else NO_NOISE.value
         aligned = all(row is None or row.data_ptr() % ROW_BYTES == 0 for row in (self.x, *rows))
         self.alignment = self.layout.alignment(self.noise != NO_NOISE.value) if aligned else 1
-        self.shape = shape(self.alignment, x.element_size(), 64 if torch.version.hip else 32)
+        self.warp_size = 64 if torch.version.hip else 32
+        self.shape = shape(self.alignment, x.element_size(), self.warp_size)
         if INTERPRETED:
             block = triton.next_power_of_2(triton.cdiv(self.layout.neurons, self.shape["COUNT"]))
             self.shape["BLOCK"] = min(INTERPRETED_BLOCK, max(2, block))
@@ -62,15 +68,16 @@ class _Launch:
         turns, lanes = loops(self.shape, self.x.element_size())
         return layout.steps, neurons, inner, turns, lanes, self.noise_step, *layout.sizes, *layout.strides
 
-    def flags(self) -> dict[str, Any]:
+    def flags(self, backward: bool) -> dict[str, Any]:
+        span_flags = spans(self.layout.steps, self.noise_step)
         return {
             "ALIGNMENT": self.alignment,
             "TIME_OUTERMOST": self.layout.inner == self.layout.neurons,
             "PERMUTED": self.layout.permuted and self.noise != NO_NOISE.value,
             "NOISE": self.noise,
-            **spans(self.layout.steps, self.noise_step),
+            **span_flags,
             **self.shape,
-            **OPTIONS,
+            **options(backward, span_flags["ONCE"], self.warp_size),
         }
 
 
@@ -107,7 +114,7 @@ def lif_fwd(
                 SOFT=soft,
                 GUARD=guard,
                 SAVES=rows > 0,
-                **launch.flags(),
+                **launch.flags(backward=False),
             )
     fired = counts[0].sum()
     if guard:
@@ -167,7 +174,7 @@ def lif_bwd(
                 CURVE=curve,
                 SURROGATE_AT_H=at_h,
                 DETACH_RESET=detach_reset,
-                **launch.flags(),
+                **launch.flags(backward=True),
             )
     if dense is not x:
         g_x = like(torch.empty_like(x), g_x)

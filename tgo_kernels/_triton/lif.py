@@ -64,16 +64,19 @@ def counter_of(start, sizes, strides, PERMUTED: tl.constexpr, COUNT: tl.constexp
 
 
 @triton.jit
-def noise_of(v, seed_ptr, counter, block, NOISE: tl.constexpr, PERMUTED: tl.constexpr):
+def noise_of(v, seed_ptr, counter, block, NOISE: tl.constexpr, PERMUTED: tl.constexpr, ONCE: tl.constexpr):
     """The noise of a thread's neuron in the four steps of a block, and the counter of its next."""
     index, other = counter
     if NOISE == NO_NOISE:
         return (v, v, v, v), counter
-    elif PERMUTED:
-        xi = four_normals(seed_ptr, index.to(tl.uint32), (index >> 32).to(tl.uint32), block)
-        return xi, (index + other, other)
     else:
-        return four_normals(seed_ptr, index, other, block), (index + 1, other)
+        # Read anew within a loop over spans, or else the keys of all rounds are kept for it, in twenty registers.
+        seed = tl.load(seed_ptr, volatile=not ONCE)
+        if PERMUTED:
+            xi = four_normals(seed, index.to(tl.uint32), (index >> 32).to(tl.uint32), block)
+            return xi, (index + other, other)
+        else:
+            return four_normals(seed, index, other, block), (index + 1, other)
 
 
 @triton.jit
@@ -177,7 +180,7 @@ def lif_fwd_kernel(
             for _ in tl.static_range(AT_ONCE):
                 words = front(rows)
                 for _ in range(1 if ONE_A_WORD else lanes):
-                    xi, counter = noise_of(v[0], seed_ptr, counter, noise_step // SPAN + span, NOISE, PERMUTED)
+                    xi, counter = noise_of(v[0], seed_ptr, counter, noise_step // SPAN + span, NOISE, PERMUTED, ONCE)
                     after, s, h, _ = four_steps(v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE)
                     v = turn(v, after)
                     spikes = ()
@@ -332,7 +335,9 @@ def lif_bwd_kernel(
                     for _ in tl.static_range(AT_ONCE):
                         words = front(rows)
                         for _ in range(1 if ONE_A_WORD else lanes):
-                            xi, counter = noise_of(v[0], seed_ptr, counter, noise_step // SPAN + past, NOISE, PERMUTED)
+                            xi, counter = noise_of(
+                                v[0], seed_ptr, counter, noise_step // SPAN + past, NOISE, PERMUTED, ONCE
+                            )
                             after, _, _, _ = four_steps(v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE)
                             v = turn(v, after)
                             words = next_of(words, DTYPE)
@@ -347,7 +352,7 @@ def lif_bwd_kernel(
                 words = front(rows)
                 g_words = front(g_rows)
                 for _ in range(1 if ONE_A_WORD else lanes):
-                    xi, counter = noise_of(v[0], seed_ptr, counter, noise_step // SPAN + span, NOISE, PERMUTED)
+                    xi, counter = noise_of(v[0], seed_ptr, counter, noise_step // SPAN + span, NOISE, PERMUTED, ONCE)
                     _, _, h, u = four_steps(v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE)
                     v = turn(v, v[0])
                     g_s = values_of(g_words, DTYPE)

@@ -85,9 +85,9 @@ def relu(z):
 
 
 @triton.jit
-def four_normals(seed_ptr, low, high, block):
+def four_normals(seed, low, high, block):
     """The noise of neuron ``high * 2**32 + low`` in steps ``4 * block`` to ``4 * block + 3``."""
-    a, b, c, d = philox(tl.load(seed_ptr), low, high, block)
+    a, b, c, d = philox(seed, low, high, block)
     z0, z1 = box_muller(a, b)
     z2, z3 = box_muller(c, d)
     return z0, z1, z2, z3
