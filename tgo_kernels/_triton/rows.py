@@ -87,7 +87,7 @@ def load_rows(ptr, t, steps, place, WHOLE: tl.constexpr):
     start, word, exists, inner = place
     rows = ()
     for i in tl.static_range(SPAN):
-        mask = exists if WHOLE else exists & within(t + i, steps)
+        mask = exists if WHOLE else tl.where(within(t + i, steps), exists, False)
         rows = rows + (apart(tl.load(ptr + (start + (t + i) * inner) + word, mask=mask)),)
     return rows
 
@@ -96,7 +96,7 @@ def load_rows(ptr, t, steps, place, WHOLE: tl.constexpr):
 def store_rows(ptr, rows, t, steps, place, WHOLE: tl.constexpr):
     start, word, exists, inner = place
     for i in tl.static_range(SPAN):
-        mask = exists if WHOLE else exists & within(t + i, steps)
+        mask = exists if WHOLE else tl.where(within(t + i, steps), exists, False)
         tl.store(ptr + (start + (t + i) * inner) + word, together(rows[i]), mask=mask)
 
 
