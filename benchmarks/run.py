@@ -82,7 +82,6 @@ def times_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
 
 def figures(case: Case, values: list[float], ceiling: float, bytes_per_step: int) -> dict[str, object]:
     p20, p50, p80 = statistics.quantiles(values, n=10, method="inclusive")[1:8:3]
-    p50 = statistics.median(values)
     rate = bytes_per_step * case.size / p50 / 1e6
     return {
         "p20_ms": f"{p20:.4f}",
