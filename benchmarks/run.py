@@ -25,7 +25,7 @@ from benchmarks.cases import DTYPES, Case, selected
 from benchmarks.peers import OURS, PEERS, Peer, Run, step_of
 from benchmarks.verify import gate
 
-DEFAULT = ("headline/*/plain/fp32/*", "headline/*/both/fp32/*", "call/*")
+DEFAULT = ("headline/*/plain/fp32/*", "headline/*/both/fp32/*", "call/*", "T/*/T?/*")
 CLONE = "torch.clone"
 WARM_UP = 2
 LIMIT_S = 40.0  # a case ends after this, with at least three rounds

@@ -2,7 +2,8 @@
 
     python -m benchmarks.vgg [--engines ...] [--rounds 5] [--threads 2] [--out CSV]
 
-The share spent in LIF is the time of all LIF layers, run alone on the inputs that they had in the step, over the step's.
+The share spent in LIF is the time of all LIF layers, run alone on the inputs that they had in the step, over that of
+the step.
 """
 
 import argparse
