@@ -45,6 +45,10 @@ def engines(rows: Rows) -> list[str]:
     return [name for name in PEERS if any(row["engine"] == name for row in rows)]
 
 
+def threads_of(count: str) -> str:
+    return f"{count} thread{'' if count == '1' else 's'}"
+
+
 def bars(rows: Rows, path: Path, column: str, title: str, label: str) -> None:
     """One bar an engine at the larger headline shape, in training."""
     rows = [row for row in rows if row["network"] == "headline" and row["mode"] == "training" and row[column]]
@@ -53,7 +57,7 @@ def bars(rows: Rows, path: Path, column: str, title: str, label: str) -> None:
     rows = [row for row in rows if (row["case"], row["threads"]) == (largest["case"], largest["threads"])]
     at = {row["engine"]: float(row[column]) for row in rows}
     names = engines(rows)[::-1]
-    axes = panel(f"{title}, T={largest['T']}, N={largest['N']}, {largest['threads']} threads", label, "")
+    axes = panel(f"{title}, T={largest['T']}, N={largest['N']}, {threads_of(largest['threads'])}", label, "")
     drawn = axes.barh(names, [at[name] for name in names], color=[COLOURS[name] for name in names])
     axes.bar_label(drawn, fmt="%.3g", color=GREY, padding=3)
     axes.margins(x=0.12)
@@ -74,13 +78,14 @@ def curves(axes: Axes, rows: Rows, value: Callable[[dict[str, str]], float]) -> 
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=COLOURS[name], label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:.0f}")
 
 
 def time_steps(rows: Rows, path: Path) -> None:
     rows = [row for row in rows if row["network"] == "T"]
     threads = max(rows, key=lambda row: int(row["threads"]))["threads"]
     rows = [row for row in rows if row["threads"] == threads]
-    axes = panel(f"Forward + backward at constant T·N, {threads} threads", "T", "ns per neuron-step")
+    axes = panel(f"Forward + backward at constant T·N, {threads_of(threads)}", "T", "ns per neuron-step")
     curves(axes, rows, lambda row: 1e6 * float(row["p50_ms"]) / (int(row["T"]) * int(row["N"])))
     finish(axes, path)
 

@@ -1,5 +1,6 @@
 """The benchmark: its gate, its counts, its record and its pictures."""
 
+import platform
 from dataclasses import replace
 
 import pytest
@@ -79,6 +80,16 @@ def test_a_run_fills_the_columns(tmp_path, monkeypatch):
         assert row["machine"] and row["allocator"] and row["date"] and row["torch"] == torch.__version__
     assert [row["of_clone"] for row in rows if row["engine"] == run.CLONE] == ["1.000"] * 2
     assert rows[1]["held_B_per_step"] == "4.000" and rows[4]["held_B_per_step"] == ""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="reads glibc's and Linux's counters")
+def test_the_probe_sees_the_peak():
+    (case,) = selected(["N/N1048576/T4/plain/fp32/training"])
+    ours, eager = (run.probe(case, PEERS[name], threads=1) for name in (OURS, "eager"))
+    mebibytes = 4 * case.size / 2**20
+    assert float(ours["first_call_ms"]) > 0
+    assert 2 * mebibytes <= float(ours["peak_MiB"]) < 3 * mebibytes  # spikes and the gradient of x
+    assert float(eager["peak_MiB"]) > 5 * mebibytes
 
 
 def test_the_error_against_fp64_is_rounding():
