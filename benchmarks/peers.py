@@ -24,13 +24,17 @@ NEURON = Neuron(decay=DECAY, gain=GAIN, v_threshold=THRESHOLD, v_reset=0.0, surr
 Run = Callable[[Tensor, Extras], tuple[Tensor, Tensor | None]]
 
 
-def fused(x: Tensor, extras: Extras, impl: str = "auto") -> tuple[Tensor, Tensor | None]:
-    neuron = replace(
-        NEURON,
-        noise_std=NOISE_STD if extras.noise else 0.0,
-        guard_margin=MARGIN if extras.penalty else 0.0,
+OURS_BY_EXTRAS = {
+    extras: replace(
+        NEURON, noise_std=NOISE_STD if extras.noise else 0.0, guard_margin=MARGIN if extras.penalty else 0.0
     )
-    out = tgo.functional.run(x, None, neuron, None, 0, impl)
+    for extras in EXTRAS
+}
+
+
+def fused(x: Tensor, extras: Extras, impl: str = "auto") -> tuple[Tensor, Tensor | None]:
+    """As the layer calls it, with constants checked when it was made."""
+    out = tgo.functional.run(x, None, OURS_BY_EXTRAS[extras], None, 0, impl)
     return out.spikes, out.penalty if extras.penalty else None
 
 

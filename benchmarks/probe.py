@@ -3,7 +3,8 @@
     python -m benchmarks.probe CASE ENGINE THREADS
 
 The first call is compilation and all else that a user waits for, after imports. The peak is that of a later call, over
-what was resident before it, with the default allocator, which gives pages back: kept pages would hide it. Linux with glibc alone.
+what was resident before it, with the default allocator, which gives pages back: kept pages would hide it. On Linux
+with glibc alone.
 """
 
 import ctypes
