@@ -4,7 +4,8 @@
 # make sanitize-triton  the Triton kernels under ttsem: accesses out of bounds, and races between programs
 # make triton-newest    the Triton tests with the newest release of Triton (make test has the one that torch pairs with)
 # make wheel            builds a wheel with the CUDA kernels, and runs it with another torch (OTHER_TORCH=...: gigabytes)
-# make bench  speed against the same neuron composed in torch
+# make bench  speed, memory and error against the same neuron composed in torch, and the pictures
+# make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
 # make gpu-compile      what GPUs would run, read from the compiled kernels, against the budgets
 
@@ -15,9 +16,11 @@ DATA ?= subset
 GPU_COMPILE ?= --quick
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers/bin/python
+ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo test test-cpu test-triton sanitize sanitize-address sanitize-thread sanitize-triton triton-newest wheel bench \
-	gpu gpu-here gpu-compile lint clean
+	bench-peers gpu gpu-here gpu-compile lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
@@ -73,6 +76,30 @@ wheel: $(VENV)/installed
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.errors --engines $(wordlist 1,3,$(ENGINES))
+	$(BIN)/python -m benchmarks.plot
+
+# Their pins on torch, nir and hardware drivers are stale: what is imported of them is installed by name.
+.venv-peers/built: pyproject.toml setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS) -m pip install --quiet --upgrade pip setuptools wheel
+	$(PEERS) -m pip install --quiet "$(TORCH)" numpy
+	TGO_KERNELS_NATIVE=0 $(PEERS) -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(PEERS) -m pip install --quiet h5py pbr
+	$(PEERS) -m pip install --quiet --no-deps --ignore-requires-python spikingjelly==2.0.0 snntorch==1.0.0 \
+		norse==1.1.0 sinabs==3.1.3 nir==1.0.8 nirtorch==2.6 torchvision==0.28.0
+	TGO_KERNELS_NATIVE=1 $(PEERS) setup.py --quiet build_ext --force --inplace
+	touch $@
+
+bench-peers: .venv-peers/built
+	$(PEERS) -m benchmarks.verify
+	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/peers.csv \
+		"headline/*/plain/fp32/*" "headline/*/both/fp32/*" "*/T4/plain/fp32/training" "T/*"
+	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/threads.csv --threads 1 2 \
+		"headline/N262144/*/plain/fp32/training"
+	$(PEERS) -m benchmarks.vgg --engines $(ENGINES)
+	$(PEERS) -m benchmarks.errors --engines $(ENGINES)
+	$(PEERS) -m benchmarks.plot
 
 gpu: $(VENV)/installed
 	@if $(BIN)/python -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then $(MAKE) gpu-here; \
@@ -92,4 +119,4 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info tgo_kernels/*.so
+	rm -rf $(VENV) .venv-peers build *.egg-info tgo_kernels/*.so

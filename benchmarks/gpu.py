@@ -20,12 +20,12 @@ import torch
 from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks.run import Variant, composed, fused
+from benchmarks.cases import BOTH, PLAIN
+from benchmarks.peers import composed, forward_backward, fused
 
 SHAPES = ((4, 4194304), (4, 4194301), (16, 1048576))
 DTYPES = (torch.float32, torch.bfloat16)
 BYTES_PER_STEP = {torch.float32: 20, torch.bfloat16: 10}  # forward and backward
-PLAIN, BOTH = "plain", "noise+penalty"
 WARM_UP = 5
 
 
@@ -47,8 +47,8 @@ def measure(steps: int, neurons: int, dtype: torch.dtype, repeats: int, bar: tqd
     runs: dict[str, Callable] = {engine: partial(fused, impl=engine) for engine in engines}
     runs |= {"torch.compile": torch.compile(composed, fullgraph=True), "eager": composed}
     variants = {
-        (engine, what): partial(Variant(engine, both, run), x, grad)
-        for what, both in ((PLAIN, False), (BOTH, True))
+        (engine, what): partial(forward_backward, run, extras, x, grad)
+        for what, extras in (("plain", PLAIN), ("noise+penalty", BOTH))
         for engine, run in runs.items()
     }
     times: dict[tuple[str, str], list[float]] = {}

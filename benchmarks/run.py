@@ -1,111 +1,40 @@
-"""``make bench``: the fused layer against the same neuron composed in torch, eager and compiled, in one run.
+"""``make bench`` and ``make bench-peers``: the fused layer beside other engines, in one run.
 
-    python -m benchmarks.run [--repeats 15] [--threads 2]
+    python -m benchmarks.run [PATTERN ...] [--engines tgo_kernels eager ...] [--rounds 15] [--threads 2] [--out CSV]
 
-Variants are interleaved, medians reported. One allocator setting for all: large tensors keep their pages (on glibc by
-mallopt at start-up), since page faults would otherwise dominate every variant alike. No figure is printed unless the
-fused spikes equal the composed loop's first.
+The gate comes first (benchmarks.verify): an engine that is red has no figures. Variants of a case are interleaved, and
+so is torch.clone of x, the ceiling. One allocator setting for all. GB/s are the bytes that the fused layer moves, for
+all alike.
 """
 
 import argparse
-import ctypes
-import itertools
-import platform
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import tgo_kernels as tgo
+from benchmarks import record
+from benchmarks.cases import DTYPES, Case, selected
+from benchmarks.peers import OURS, PEERS, Peer, Run, step_of
+from benchmarks.verify import gate
 
-DECAY, GAIN, THRESHOLD, NOISE_STD, MARGIN = 0.5, 0.5, 1.0, 0.3, 0.5
-SHAPES = ((4, 4194304), (16, 262144))
-BYTES_PER_STEP = 20  # fp32: 8 forward, 12 backward
-ENGINES = ("fused", "torch.compile", "eager")
-
-
-class Fire(torch.autograd.Function):
-    """The firing step with the arctangent surrogate, as every framework composes it."""
-
-    @staticmethod
-    def forward(d: Tensor) -> Tensor:
-        return (d >= 0).to(d.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (d,) = ctx.saved_tensors
-        return grad / (1 + (torch.pi * d) ** 2)
+DEFAULT = ("headline/*/plain/fp32/*", "headline/*/both/fp32/*", "call/*", "T/*/T?/*")
+CLONE = "torch.clone"
+WARM_UP = 2
+LIMIT_S = 40.0  # a case ends after this, with at least three rounds
 
 
-def composed(x: Tensor, noisy_guarded: bool) -> tuple[Tensor, Tensor]:
-    """The plain loop over time, with or without noise and penalty: spikes and penalty."""
-    v = torch.zeros_like(x[0])
-    spikes, penalty = [], x.new_zeros(())
-    for x_t in x.unbind(0):
-        h = DECAY * v + GAIN * x_t
-        u = h
-        if noisy_guarded:
-            penalty = penalty + torch.relu(MARGIN - (h - THRESHOLD).abs()).sum()
-            u = h + NOISE_STD * torch.randn_like(h)
-        s = Fire.apply(u - THRESHOLD)
-        v = (1 - s) * u
-        spikes.append(s)
-    return torch.stack(spikes), penalty / x.numel()
-
-
-def fused(x: Tensor, noisy_guarded: bool, impl: str = "auto") -> tuple[Tensor, Tensor]:
-    extras = {"noise_std": NOISE_STD, "guard_margin": MARGIN} if noisy_guarded else {}
-    out = tgo.lif(x, decay=DECAY, gain=GAIN, v_threshold=THRESHOLD, surrogate=tgo.ATan(2.0), impl=impl, **extras)
-    return out.spikes, out.penalty
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One timed thing: forward and backward with a dense gradient, or the copy that bounds it."""
-
-    engine: str
-    noisy_guarded: bool
-    run: Callable[[Tensor, bool], tuple[Tensor, Tensor]]
-
-    def __call__(self, x: Tensor, grad: Tensor) -> None:
-        x.grad = None
-        spikes, penalty = self.run(x, self.noisy_guarded)
-        if self.noisy_guarded:
-            torch.autograd.backward([spikes, penalty], [grad, torch.ones_like(penalty)])
-        else:
-            spikes.backward(grad)
-
-
-def keep_pages() -> str:
-    """Ask glibc to keep the pages of freed large tensors; says what the allocator is."""
-    if platform.libc_ver()[0] != "glibc":
-        return "default allocator"
-    libc = ctypes.CDLL("libc.so.6")
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    libc.mallopt(m_mmap_threshold, 1 << 30)
-    libc.mallopt(m_trim_threshold, -1)
-    return "glibc malloc with pages kept (M_MMAP_THRESHOLD 1 GiB, M_TRIM_THRESHOLD -1)"
-
-
-def verify() -> None:
-    """The gate: the fused spikes are the composed loop's, and so are the gradients to rounding."""
-    x = torch.randn(16, 10007, generator=torch.Generator().manual_seed(0))
-    results = []
-    for run in (composed, fused):
-        leaf = x.clone().requires_grad_()
-        spikes, _ = run(leaf, False)
-        spikes.backward(x)
-        results.append((spikes.detach(), leaf.grad))
-    torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=0)
-    torch.testing.assert_close(results[1][1], results[0][1])
+def tensors(case: Case) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(case.steps, *case.shape, generator=generator).to(DTYPES[case.dtype]) for _ in range(2))
+    return x.requires_grad_(case.training), grad
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -114,58 +43,116 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def measure(steps: int, neurons: int, repeats: int, bar: tqdm) -> dict[str, float]:
-    """Median milliseconds of every variant at one shape, and of torch.clone of x."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(steps, neurons, generator=generator).requires_grad_()
-    grad = torch.randn(steps, neurons, generator=generator)
-    runs = dict(zip(ENGINES, (fused, torch.compile(composed, fullgraph=True, dynamic=False), composed), strict=True))
-    variants = [Variant(engine, both, runs[engine]) for both, engine in itertools.product((False, True), ENGINES)]
-    times: dict[str, list[float]] = {}
-    for repeat in range(-2, repeats):  # two rounds warm up
-        round_times = {"clone": milliseconds(x.detach().clone)}
-        for variant in variants:
-            key = f"{variant.engine}{' noise+penalty' if variant.noisy_guarded else ''}"
-            round_times[key] = milliseconds(lambda: variant(x, grad))  # noqa: B023
-        bar.update()
-        if repeat >= 0:
-            for key, value in round_times.items():
-                times.setdefault(key, []).append(value)
-    return {key: statistics.median(values) for key, values in times.items()}
+def held(run: Run, case: Case, x: Tensor) -> int:
+    """Bytes that autograd keeps between forward and backward: each storage once."""
+    storages: dict[int, int] = {}
+    kept = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        kept.append(storage)  # so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run(x, case.extras)
+    return sum(storages.values())
 
 
-def report(steps: int, neurons: int, ms: dict[str, float]) -> str:
-    copy = 8 * steps * neurons / ms["clone"] / 1e6
-    ours = BYTES_PER_STEP * steps * neurons / ms["fused"] / 1e6
-    both = " noise+penalty"
-    rows = [
-        ("plain: torch.compile / fused", ms["torch.compile"] / ms["fused"]),
-        ("plain: eager / fused", ms["eager"] / ms["fused"]),
-        ("fused: noise+penalty / plain", ms["fused" + both] / ms["fused"]),
-        ("noise+penalty: torch.compile / fused", ms["torch.compile" + both] / ms["fused" + both]),
-        ("noise+penalty: eager / fused", ms["eager" + both] / ms["fused" + both]),
-        (f"plain bandwidth / torch.clone's ({ours:.1f} / {copy:.1f} GB/s)", ours / copy),
-    ]
-    lines = [f"\nT={steps} N={neurons}, fp32, forward + backward, median ms:"]
-    lines += [f"  {key:<32} {value:9.2f}" for key, value in ms.items()]
-    lines += ["  ratios:"] + [f"    {name:<48} {value:6.2f}" for name, value in rows]
+def probe(case: Case, peer: Peer, threads: int) -> dict[str, object]:
+    """First call and peak memory, in a process of its own with the platform's default allocator."""
+    command = [sys.executable, "-m", "benchmarks.probe", case.name, peer.name, str(threads)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=record.RESULTS.parents[1])
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def times_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each, in rounds that go through all of them."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    start = time.perf_counter()
+    for turn in range(-WARM_UP, rounds):
+        for name, call in calls.items():
+            value = milliseconds(call)
+            if turn >= 0:
+                times[name].append(value)
+        if turn >= 2 and time.perf_counter() - start > LIMIT_S:
+            break
+    return times
+
+
+def figures(case: Case, values: list[float], ceiling: float, bytes_per_step: int) -> dict[str, object]:
+    p20, p50, p80 = statistics.quantiles(values, n=10, method="inclusive")[1:8:3]
+    rate = bytes_per_step * case.size / p50 / 1e6
+    return {
+        "p20_ms": f"{p20:.4f}",
+        "p50_ms": f"{p50:.4f}",
+        "p80_ms": f"{p80:.4f}",
+        "GB/s": f"{rate:.2f}",
+        "of_clone": f"{rate / ceiling:.3f}",
+    }
+
+
+def measure(case: Case, peers: list[Peer], rounds: int, threads: int) -> list[dict[str, object]]:
+    torch.set_num_threads(threads)
+    x, grad = tensors(case)
+    runs = {peer.name: peer.make() for peer in peers if peer.serves(case)}
+    calls: dict[str, Callable[[], object]] = {CLONE: x.detach().clone}
+    times = times_of(calls | {name: step_of(run, case, x, grad) for name, run in runs.items()}, rounds)
+    item = DTYPES[case.dtype].itemsize
+    ceiling = 2 * item * case.size / statistics.median(times[CLONE]) / 1e6
+    rows = []
+    for name, values in times.items():
+        mode = "training" if case.training else "inference"
+        what = (case.name, case.network, case.layer, case.steps, case.neurons, case.extras.name, case.dtype, mode)
+        peer = PEERS.get(name)
+        about = (name, peer.version if peer else torch.__version__, peer.differs if peer else "", threads)
+        row = dict(zip(record.MEASURED, (*what, *about), strict=True))
+        row |= figures(case, values, ceiling, case.bytes_per_step if peer else 2 * item)
+        if peer and case.training:
+            row["held_B_per_step"] = f"{held(runs[name], case, x) / case.size:.3f}"
+        if peer and case.network == "headline" and case.training and case.dtype == "fp32":
+            row |= probe(case, peer, threads)
+        rows.append(row)
+    return rows
+
+
+def summary(rows: list[dict[str, object]]) -> str:
+    """Milliseconds, and how often the fused layer's time, by case."""
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        mine = [row for row in rows if row["case"] == case]
+        for threads in dict.fromkeys(row["threads"] for row in mine):
+            at = {str(row["engine"]): float(str(row["p50_ms"])) for row in mine if row["threads"] == threads}
+            cells = [
+                f"{name} {ms:.4g} ms" + (f" ({ms / at[OURS]:.2f}x)" if OURS in at else "") for name, ms in at.items()
+            ]
+            lines.append(f"{case}, {threads} threads: " + ", ".join(cells))
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    allocator = keep_pages()
-    verify()
-    print(f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}, {allocator}")
-    print(tgo.explain_impl(torch.empty(1)))
-    with tqdm(total=len(SHAPES) * (arguments.repeats + 2), desc="rounds") as bar:
-        reports = [report(*shape, measure(*shape, arguments.repeats, bar)) for shape in SHAPES]
-    print("\n".join(reports))
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("patterns", nargs="*", default=DEFAULT, metavar="PATTERN", help="names of cases, with * and ?")
+    parser.add_argument("--engines", nargs="+", choices=PEERS, default=[OURS, "torch.compile", "eager"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "bench.csv", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    if options.rounds < 3:
+        parser.error("--rounds must be at least 3: percentiles are reported")
+    about = record.origin(record.tune())
+    peers, reasons = gate([PEERS[name] for name in options.engines])
+    for name, reason in reasons.items():
+        print(f"{name}: {reason}")
+    chosen = selected(list(options.patterns))
+    rows: list[dict[str, object]] = []
+    for case in tqdm(chosen, desc="cases"):
+        for threads in options.threads:
+            rows += [row | about for row in measure(case, peers, options.rounds, threads)]
+            record.write(options.out, rows)
+    print(summary(rows), f"\nwritten to {options.out}")
+    return any(reason.startswith("RED") for reason in reasons.values())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

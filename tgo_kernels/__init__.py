@@ -1,6 +1,7 @@
 """Fused, noisy, guarded LIF neurons for spiking neural networks, in PyTorch (Threshold Guarding Optimization)."""
 
 from tgo_kernels import noise, reference, surrogate
+from tgo_kernels.allocator import tune_allocator
 from tgo_kernels.functional import lif
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
 from tgo_kernels.layers import LIF

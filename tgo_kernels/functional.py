@@ -1,5 +1,7 @@
 """The door: ``lif()`` checks its arguments, picks an engine, and is one autograd Function."""
 
+import inspect
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -109,6 +111,10 @@ class _LIF(torch.autograd.Function):
             inputs = ctx.saved_tensors[:2]
             gradients = tuple(None if g is None else _Once.apply(g, *inputs) for g in gradients)
         return *gradients, None, None, None, None, None, None
+
+
+# torch binds the arguments by it in every call: found once, since that takes as long as both operators.
+_LIF.forward.__signature__ = inspect.signature(_LIF.forward)  # type: ignore[attr-defined]
 
 
 @once_differentiable

@@ -1,0 +1,54 @@
+"""What every row of a CSV says about where it comes from, and how the rows are written."""
+
+import csv
+import datetime
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+import tgo_kernels as tgo
+
+RESULTS = Path(__file__).parent / "results"
+MEASURED = ("case", "network", "layer", "T", "N", "extras", "dtype", "mode", "engine", "version", "differs", "threads")
+FIGURES = ("p20_ms", "p50_ms", "p80_ms", "GB/s", "of_clone", "held_B_per_step", "peak_MiB", "first_call_ms")
+ORIGIN = ("machine", "cores", "torch", "allocator", "commit", "date")
+COLUMNS = (*MEASURED, *FIGURES, *ORIGIN)
+
+
+def tune() -> str:
+    """One allocator for all alike, and its name."""
+    kept = "glibc, pages kept (M_MMAP_THRESHOLD 1 GiB, M_TRIM_THRESHOLD -1)"
+    return kept if tgo.tune_allocator() else "the platform's default"
+
+
+def origin(allocator: str) -> dict[str, object]:
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+    )
+    values = (machine(), os.cpu_count(), torch.__version__, allocator, git.stdout.strip(), datetime.date.today())
+    return dict(zip(ORIGIN, values, strict=True))
+
+
+def machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def write(path: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = COLUMNS) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,127 @@
+"""One training step of a spiking VGG-11 (32 x 32, T = 4, batch 32), each engine's layer in the same network.
+
+    python -m benchmarks.vgg [--engines ...] [--rounds 5] [--threads 2] [--out CSV]
+
+The share spent in LIF is the time of all LIF layers, run alone on the inputs that they had in the step, over that of
+the step.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import record
+from benchmarks.cases import PLAIN
+from benchmarks.peers import OURS, PEERS, Peer, forward_backward
+from benchmarks.run import times_of
+from benchmarks.verify import gate
+
+CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+FULLY_CONNECTED, CLASSES = 4096, 10
+COLUMNS = ("engine", "version", "differs", "threads", "T", "batch", "step_p20_ms", "step_p50_ms", "step_p80_ms")
+COLUMNS = (*COLUMNS, "lif_ms", "lif_share", *record.ORIGIN)
+
+
+class Spike(nn.Module):
+    """An engine's LIF over [T, *]; ``make`` is called once a layer, since libraries keep their state in it."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__()
+        self.run = peer.make()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, PLAIN)[0]
+
+
+class OverTime(nn.Sequential):
+    """Layers without state, on all time steps as one batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def vgg11(peer: Peer, width: float = 1.0) -> nn.Sequential:
+    """VGG-11 (arXiv 1409.1556, A) with batch normalisation and LIF neurons; ``width`` scales its channels."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    before = 3
+    for channels in CHANNELS:
+        if isinstance(channels, str):
+            layers.append(OverTime(nn.MaxPool2d(2)))
+            continue
+        after = max(1, int(channels * width))
+        layers += [OverTime(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)), Spike(peer)]
+        before = after
+    hidden = max(1, int(FULLY_CONNECTED * width))
+    layers += [OverTime(nn.Flatten(), nn.Linear(before, hidden)), Spike(peer)]
+    layers += [OverTime(nn.Linear(hidden, hidden)), Spike(peer), OverTime(nn.Linear(hidden, CLASSES))]
+    return nn.Sequential(*layers)
+
+
+def lif_inputs(network: nn.Sequential, images: Tensor) -> list[tuple[Spike, Tensor]]:
+    found = []
+    layers = [layer for layer in network if isinstance(layer, Spike)]
+    hooks = [layer.register_forward_pre_hook(lambda layer, x: found.append((layer, x[0].detach()))) for layer in layers]
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def measure(peers: list[Peer], rounds: int, batch: int = 32, steps: int = 4, width: float = 1.0) -> list[dict]:
+    images = torch.rand(steps, batch, 3, 32, 32)
+    labels = torch.randint(CLASSES, (batch,))
+    calls, alone = {}, {}
+    for peer in peers:
+        network = vgg11(peer, width)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+
+        def step(network: nn.Module = network, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images).mean(0), labels).backward()
+            optimizer.step()
+
+        inputs = [(layer.run, x.requires_grad_(), torch.randn_like(x)) for layer, x in lif_inputs(network, images)]
+
+        def layers(inputs: list = inputs) -> None:
+            for run, x, grad in inputs:
+                forward_backward(run, PLAIN, x, grad)
+
+        calls[peer.name], alone[peer.name] = step, layers
+    whole, parts = times_of(calls, rounds), times_of(alone, rounds)
+    rows = []
+    for peer in peers:
+        p20, p50, p80 = statistics.quantiles(whole[peer.name], n=10, method="inclusive")[1:8:3]
+        lif = statistics.median(parts[peer.name])
+        values = (peer.name, peer.version, peer.differs, torch.get_num_threads(), steps, batch)
+        values = (*values, *(f"{value:.2f}" for value in (p20, p50, p80, lif)), f"{lif / p50:.3f}")
+        rows.append(dict(zip(COLUMNS, values, strict=False)))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--engines", nargs="+", choices=PEERS, default=[OURS, "torch.compile", "eager"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "step.csv", help="default: %(default)s")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    about = record.origin(record.tune())
+    passed, reasons = gate([PEERS[name] for name in options.engines])
+    for name, reason in reasons.items():
+        print(f"{name}: {reason}")
+    rows = measure(passed, options.rounds)
+    record.write(options.out, [row | about for row in rows], COLUMNS)
+    for row in rows:
+        print(f"{row['engine']:<14} step {row['step_p50_ms']} ms, LIF {row['lif_ms']} ms ({row['lif_share']})")
+    return any(reason.startswith("RED") for reason in reasons.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
