@@ -56,6 +56,18 @@ def test_available():
     assert "triton" in tgo.available_impls("cpu")
 
 
+def test_the_backward_refuses_what_the_door_would_not_pass():
+    backward, x, nothing = tgo.ops.operators("triton")[1], torch.ones(20, 3), torch.ones(0)
+    for every, checkpoints, message in ((0, nothing, "checkpoint_every"), (8, nothing, "checkpoints")):
+        with pytest.raises(ValueError, match=message):
+            backward(x, None, None, 0, every, checkpoints, x, None, None, False, *tgo.Neuron().scalars)
+
+
+def test_many_dimensions_in_another_order():
+    x = torch.randn(2, 2, 3, 2, 3, 2).permute(0, 5, 4, 3, 2, 1)
+    assert_agrees(Case(x, None, EVERYTHING, torch.randn(x.shape), None, 1.0), "triton")
+
+
 def test_no_neurons():
     out = tgo.lif(torch.empty(4, 0, 3), impl="triton", **EVERYTHING)
     assert out.spikes.shape == (4, 0, 3) and float(out.penalty) == 0 and int(out.fired) == 0

@@ -15,7 +15,7 @@ ALONE = "What a thread does once, addresses and the sum over its block, serves o
 
 KNOWN = [
     # N a multiple of 16.
-    Known("triton", "forward", NARROW, FLOOR, 1.74, NOISE_ISSUES, noise=True),
+    Known("triton", "forward", NARROW, FLOOR, 1.71, NOISE_ISSUES, noise=True),
     Known("triton", "backward", NARROW, FLOOR, 1.80, NOISE_ISSUES, noise=True),
     Known("cuda", "forward", NARROW, FLOOR, 1.92, NOISE_ISSUES, noise=True),
     Known("cuda", "backward", NARROW, FLOOR, 1.97, NOISE_ISSUES, noise=True),
@@ -23,11 +23,11 @@ KNOWN = [
     # Any other N.
     *(Known(engine, kernel, FP32, WIDTH, 4, SINGLE, aligned=False) for engine in ENGINES for kernel in BOTH),
     *(Known(engine, kernel, NARROW, WIDTH, 8, SINGLE, aligned=False) for engine in ENGINES for kernel in BOTH),
-    Known("triton", "forward", FP32, FLOOR, 1.47, ALONE, aligned=False, noise=True),
-    Known("triton", "backward", FP32, FLOOR, 1.07, ALONE, aligned=False, noise=True),
-    Known("triton", "forward", NARROW, FLOOR, 2.72, ALONE, aligned=False, noise=True),
-    Known("triton", "backward", NARROW, FLOOR, 2.21, ALONE, aligned=False, noise=True),
-    Known("triton", "forward", NARROW, FLOOR, 1.39, ALONE, aligned=False, noise=False),
+    Known("triton", "forward", FP32, FLOOR, 1.38, ALONE, aligned=False, noise=True),
+    Known("triton", "backward", FP32, FLOOR, 1.05, ALONE, aligned=False, noise=True),
+    Known("triton", "forward", NARROW, FLOOR, 2.54, ALONE, aligned=False, noise=True),
+    Known("triton", "backward", NARROW, FLOOR, 2.17, ALONE, aligned=False, noise=True),
+    Known("triton", "forward", NARROW, FLOOR, 1.25, ALONE, aligned=False, noise=False),
     Known("triton", "backward", NARROW, FLOOR, 1.08, ALONE, aligned=False, noise=False),
     Known("cuda", "forward", NARROW, FLOOR, 1.25, ALONE, aligned=False, noise=False),
     Known("cuda", "backward", NARROW, FLOOR, 1.23, ALONE, aligned=False, noise=False),

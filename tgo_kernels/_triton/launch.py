@@ -1,7 +1,8 @@
 """The operators ``lif_fwd_triton`` and ``lif_bwd_triton`` (see :mod:`tgo_kernels.ops`): how the kernels are launched.
 
-What a kernel is compiled for: storage, the flags of the neuron and its layout, whether N is a multiple of 16 (rows move
-16 bytes at a time), and whether T is 4, another whole number of spans, or neither. Nothing else about sizes.
+What a kernel is compiled for: storage, the flags of the neuron and its layout, whether rows move 16 bytes at a time
+(``Layout.alignment``, and their addresses), and whether T steps from ``noise_step`` are one whole span of four steps, a
+whole number of them, or neither. Nothing else about sizes.
 """
 
 from typing import Any
@@ -141,7 +142,11 @@ def lif_bwd(
     *scalars: Any,
 ) -> tuple[Tensor, Tensor]:
     *constants, soft, noise_std, noise_in_membrane, guard_margin, curve, height, scale, at_h, detach_reset = scalars
-    dense, _ = arrange(x)
+    if checkpoint_every != 8:
+        raise ValueError(f"checkpoint_every must be 8, got {checkpoint_every}")
+    dense, layout = arrange(x)
+    if checkpoints.numel() != (layout.steps - 1) // 8 * layout.neurons:
+        raise ValueError(f"checkpoints must be those of the forward, got {checkpoints.numel()} states")
     g_spikes = None if g_spikes is None else like(dense, g_spikes)
     launch = _Launch(dense, noise_step, noise_std, noise_in_membrane, g_spikes)
     g_x, state = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)

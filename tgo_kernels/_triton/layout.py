@@ -62,12 +62,15 @@ def layout_of(x: Tensor) -> Layout | None:
 
 
 def arrange(x: Tensor) -> tuple[Tensor, Layout]:
-    """x as the kernels can walk it: as it lies if it is dense, else copied once."""
-    for candidate in (lambda: x, lambda: torch.empty_like(x).copy_(x), x.contiguous):
-        arranged = candidate()
-        layout = layout_of(arranged)
+    """x as the kernels can walk it: as it lies if it is dense (and permuted by at most DIMS), else copied once."""
+    layout = layout_of(x)
+    if layout is not None:
+        return x, layout
+    for memory_format in (torch.preserve_format, torch.contiguous_format):
+        dense = torch.empty_like(x, memory_format=memory_format)
+        layout = layout_of(dense)
         if layout is not None:
-            return arranged, layout
+            return dense.copy_(x), layout
     raise AssertionError("a contiguous tensor is dense")
 
 

@@ -1,8 +1,7 @@
 """The LIF neuron in Triton: one forward and one backward kernel.
 
 A program walks its neurons through time in spans of four steps, those of one Philox block. Within a span a thread takes
-its neurons in turn, two at once, so that few registers hold many neurons, and accesses to memory are 128 bits wide.
-All sizes are run-time arguments.
+its neurons in turn, so that few registers hold the many neurons of 128 bits. All sizes are run-time arguments.
 """
 
 import triton
@@ -163,7 +162,7 @@ def lif_fwd_kernel(
     phase = 0 if WHOLE or NOISE == NO_NOISE else (noise_step % SPAN).to(tl.int32)
     v = load_states(v_init_ptr, states, COUNT) if HAS_V_INIT else splat(v_rest, COUNT, BLOCK)
 
-    # Each term is a multiple of one fp32 ulp, so that a sum in fp64 is exact, whatever its order.
+    # Each term is a multiple of one fp32 ulp, so that a sum of 2^28 of them in fp64 is exact, whatever its order.
     penalty = tl.zeros((BLOCK,), tl.float64)
     near, fired = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32)
     for span in range(1 if ONCE else (phase + steps + SPAN - 1) // SPAN):
@@ -202,10 +201,15 @@ def lif_fwd_kernel(
 
     store_states(v_final_ptr, v, states, COUNT)
     exists = tl.arange(0, BLOCK) * COUNT < states[2]
-    counts = tl.sum(tl.where(exists, fired.to(tl.int64) + (near.to(tl.int64) << 32), 0))
-    tl.store(counts_ptr + program, counts & 0xFFFFFFFF)
+    if ONCE:  # four steps: both sums fit into one word
+        counts = tl.sum(tl.where(exists, fired + (near << 16), 0))
+        all_fired, all_near = counts & 0xFFFF, counts >> 16
+    else:
+        all_fired = tl.sum(tl.where(exists, fired, 0).to(tl.int64))
+        all_near = tl.sum(tl.where(exists, near, 0).to(tl.int64)) if GUARD else all_fired
+    tl.store(counts_ptr + program, all_fired)
     if GUARD:
-        tl.store(counts_ptr + tl.num_programs(0) + program, counts >> 32)
+        tl.store(counts_ptr + tl.num_programs(0) + program, all_near)
         tl.store(penalty_ptr + program, tl.sum(tl.where(exists, penalty, 0.0)))
 
 

@@ -2,6 +2,7 @@
 
 A thread owns neurons that are neighbours in memory. It moves a row of them whole, as words of 32 bits, and takes them
 from the front: each time, the words turn by one, and the one that was at the front comes back at the end, changed.
+Where rows cannot be moved so, it owns one neuron, and that is its word.
 """
 
 import triton
@@ -102,7 +103,7 @@ def store_rows(ptr, rows, t, steps, place, WHOLE: tl.constexpr):
 
 @triton.jit
 def states_of(program, neurons, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """Where a program's states begin in the order of memory, a thread's first four, and how many there are."""
+    """Where a program's states begin in the order of memory, a thread's first four (or one), and how many there are."""
     start = program * (BLOCK * COUNT)
     limit = tl.minimum(neurons.to(tl.int64) * ALIGNMENT - start, BLOCK * COUNT).to(tl.int32)
     first = tl.arange(0, BLOCK) * COUNT
