@@ -5,6 +5,7 @@ is compiled in.
 """
 
 import os
+import re
 import struct
 from dataclasses import replace
 
@@ -77,7 +78,10 @@ def test_the_command_fails_over_budget(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gpu_compile", "--quick", "--engine", "triton", "--target", "sm_90"])
     monkeypatch.setattr("benchmarks.gpu_compile.__main__.KNOWN", [])
     assert main() == 1
-    assert "triton forward sm_90 bf16 noise+guard: issue floor / memory floor 1.7" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"triton forward sm_90 bf16 noise\+guard: issue floor / memory floor [\d.]+, budget 1; not known", printed
+    )
 
 
 def test_the_walk_counts_every_trip():
