@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from tgo_kernels._triton.layout import arrange, like
+from tgo_kernels._triton.layout import Layout, arrange, like
 from tgo_kernels._triton.lif import lif_bwd_kernel, lif_fwd_kernel
 from tgo_kernels._triton.math import MEMBRANE, NO_NOISE, THRESHOLD
 
@@ -49,14 +49,22 @@ def options(backward: bool, once: bool, warp_size: int) -> dict[str, Any]:
 class _Launch:
     """What both kernels are told of a call."""
 
-    def __init__(self, x: Tensor, noise_step: int, noise_std: float, noise_in_membrane: bool, *rows: Tensor | None):
-        self.x, self.layout = arrange(x)
+    def __init__(
+        self,
+        layout: Layout,
+        noise_step: int,
+        noise_std: float,
+        noise_in_membrane: bool,
+        x: Tensor,
+        *rows: Tensor | None,
+    ):
+        self.layout, self.itemsize = layout, x.element_size()
         self.noise_step = noise_step if noise_std > 0 else 0
         self.noise = (MEMBRANE if noise_in_membrane else THRESHOLD).value if noise_std > 0 else NO_NOISE.value
-        aligned = all(row is None or row.data_ptr() % ROW_BYTES == 0 for row in (self.x, *rows))
+        aligned = all(row is None or row.data_ptr() % ROW_BYTES == 0 for row in (x, *rows))
         self.alignment = self.layout.alignment(self.noise != NO_NOISE.value) if aligned else 1
         self.warp_size = 64 if torch.version.hip else 32
-        self.shape = shape(self.alignment, x.element_size(), self.warp_size)
+        self.shape = shape(self.alignment, self.itemsize, self.warp_size)
         if INTERPRETED:
             block = triton.next_power_of_2(triton.cdiv(self.layout.neurons, self.shape["COUNT"]))
             self.shape["BLOCK"] = min(INTERPRETED_BLOCK, max(2, block))
@@ -66,7 +74,7 @@ class _Launch:
         """The arguments named by SIZES, N and inner in units of the alignment."""
         layout = self.layout
         neurons, inner = layout.neurons // self.alignment, layout.inner // self.alignment
-        turns, lanes = loops(self.shape, self.x.element_size())
+        turns, lanes = loops(self.shape, self.itemsize)
         return layout.steps, neurons, inner, turns, lanes, self.noise_step, *layout.sizes, *layout.strides
 
     def flags(self, backward: bool) -> dict[str, Any]:
@@ -88,8 +96,9 @@ def lif_fwd(
     *constants, soft, noise_std, noise_in_membrane, guard_margin, _, _, _, _, _ = scalars
     if checkpoint_every not in (0, 8):
         raise ValueError(f"checkpoint_every must be 0 or 8, got {checkpoint_every}")
-    launch = _Launch(x, noise_step, noise_std, noise_in_membrane)
-    dense, layout, programs = launch.x, launch.layout, launch.programs
+    dense, layout = arrange(x)
+    launch = _Launch(layout, noise_step, noise_std, noise_in_membrane, dense)
+    programs = launch.programs
     spikes, v_final = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
     rows = (layout.steps - 1) // checkpoint_every if checkpoint_every else 0
     checkpoints = x.new_empty(rows * layout.neurons, dtype=torch.float32)
@@ -148,7 +157,7 @@ def lif_bwd(
     if checkpoints.numel() != (layout.steps - 1) // 8 * layout.neurons:
         raise ValueError(f"checkpoints must be those of the forward, got {checkpoints.numel()} states")
     g_spikes = None if g_spikes is None else like(dense, g_spikes)
-    launch = _Launch(dense, noise_step, noise_std, noise_in_membrane, g_spikes)
+    launch = _Launch(layout, noise_step, noise_std, noise_in_membrane, dense, g_spikes)
     g_x, state = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
     g_v_init = state if need_g_v_init else x.new_empty(0, dtype=torch.float32)
     if launch.programs:
