@@ -88,20 +88,26 @@ def spikingjelly() -> Run:
     return run
 
 
+def stepwise(cell: Callable, initial: Callable[[Tensor], Tensor | None]) -> Run:
+    """A cell that takes one step and its state at a time."""
+
+    def run(x: Tensor, extras: Extras) -> tuple[Tensor, None]:
+        state, spikes = initial(x[0]), []
+        for x_t in x.unbind(0):
+            s, state = cell(x_t, state)
+            spikes.append(s)
+        return torch.stack(spikes), None
+
+    return run
+
+
 def snntorch() -> Run:
     from snntorch import Leaky
     from snntorch.surrogate import atan
 
     leaky = Leaky(beta=DECAY, threshold=THRESHOLD, reset_mechanism="zero", reset_delay=False, spike_grad=atan(2.0))
 
-    def run(x: Tensor, extras: Extras) -> tuple[Tensor, None]:
-        state, spikes = torch.zeros_like(x[0]), []
-        for x_t in x.unbind(0):
-            s, state = leaky(x_t, state)
-            spikes.append(s)
-        return torch.stack(spikes), None
-
-    return run
+    return stepwise(leaky, torch.zeros_like)
 
 
 def norse() -> Run:
@@ -112,14 +118,7 @@ def norse() -> Run:
     parameters = LIFBoxParameters(tau_mem_inv=torch.tensor(GAIN / step), method="triangle", alpha=torch.tensor(1.0))
     cell = LIFBoxCell(parameters, dt=step)
 
-    def run(x: Tensor, extras: Extras) -> tuple[Tensor, None]:
-        state, spikes = None, []
-        for x_t in x.unbind(0):
-            s, state = cell(x_t, state)
-            spikes.append(s)
-        return torch.stack(spikes), None
-
-    return run
+    return stepwise(cell, lambda x_t: None)
 
 
 def sinabs() -> Run:
