@@ -36,15 +36,13 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
   const int64_t saved = call.saved();
   Tensor checkpoints = torch::stable::new_empty(x, {saved * layout.neurons}, ScalarType::Float);
 
-  float* state = v.mutable_data_ptr<float>();
-  if (v_init)
-    torch::stable::copy_(v, *v_init);
-  else
-    std::fill(state, state + layout.neurons, options.neuron.v_rest);
   cpu::Totals totals;
-  if (layout.neurons)
-    totals = cpu::forward(options, layout, call.kernels, call.input(x), call.output(spikes), state,
-                               saved ? checkpoints.mutable_data_ptr<float>() : nullptr);
+  if (layout.neurons) {
+    const Tensor start = v_init ? matched(*v_init, v) : v;
+    totals = cpu::forward(options, layout, call.kernels, call.input(x), call.output(spikes),
+                          v_init ? start.const_data_ptr<float>() : nullptr, v.mutable_data_ptr<float>(),
+                          saved ? checkpoints.mutable_data_ptr<float>() : nullptr);
+  }
   *penalty.mutable_data_ptr<float>() = float(layout.neurons ? totals.penalty / double(x.numel()) : 0.);
   *neighbors.mutable_data_ptr<int64_t>() = totals.neighbors;
   *fired.mutable_data_ptr<int64_t>() = totals.fired;

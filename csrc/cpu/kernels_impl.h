@@ -9,8 +9,6 @@ namespace {
 constexpr int kLanes = sizeof(F) / sizeof(float);
 constexpr int kPhilox = 4;  // vectors of Philox lanes side by side
 
-#define TGO_STEPS(i, steps) _Pragma("GCC unroll 4") for (int i = 0; i < steps; ++i)
-
 #define TGO_INLINE __attribute__((always_inline))
 
 alignas(64) constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -41,6 +39,9 @@ TGO_HD void stream(float* to, F value, Count count, bool past_caches) {
     store(to, value, count);
 }
 
+// The same place of the next block, into the second cache: rows are too short for the machine to foresee it.
+TGO_HD void fetch_next(const float* at) { __builtin_prefetch(at + kBlock, 0, 2); }
+
 template <class Body>
 TGO_HD void for_vectors(int64_t len, const Body& body) {
   int64_t j = 0;
@@ -70,8 +71,7 @@ TGO_HD Word<F> low_halves(Lanes a, Lanes b) {
 #endif
 }
 
-void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z,
-           const char* const* ahead, int ahead_count) {
+void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z) {
   alignas(64) uint32_t words[4][kBlock];
   Lanes count, keys[2 * kRounds];
   for (int i = 0; i < kLanes / 2; ++i) count[i] = i;
@@ -87,10 +87,6 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uin
         const Word<F> pair = low_halves(lanes[word][i], lanes[word][i + 1]);
         memcpy(words[word] + j + i * (kLanes / 2), &pair, sizeof(pair));
       }
-    if (j % 16 == 0)
-      for (int i = 0; i < ahead_count; ++i)
-        for (int64_t line = j; line < j + kPhilox * kLanes / 2; line += 16)
-          __builtin_prefetch(ahead[i] + line * sizeof(float));
   };
   constexpr int64_t width = kPhilox * kLanes / 2;
   if (neuron)
@@ -119,29 +115,34 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uin
 
 // u of step i, from h.
 template <bool noisy, class Count>
-TGO_HD F disturbed(F h, Rows xi, int i, int64_t j, Count count, const Neuron& n) {
+TGO_HD F disturbed(F h, Rows xi, int64_t i, int64_t j, Count count, const Neuron& n) {
   if constexpr (noisy) return disturb(h, load(xi[i] + j, count), n);
   return h;
 }
 
-template <int steps, bool noisy, bool guarded>
-void forward(const Neuron& constants, int64_t len, Rows x, Rows xi, float* v, OutRows s, bool past_caches,
-             Totals* totals) {
+// Row by row, so that no vector waits for the step before its own; the state stays in the cache.
+template <bool noisy, bool guarded>
+void forward(const Neuron& constants, int64_t steps, int64_t len, Rows x, Rows xi, const float* v, float* v_next,
+             OutRows s, bool past_caches, bool v_past_caches, Totals* totals) {
   const Neuron n = constants;
   const F zero{};
   F fired{}, neighbors{};  // exact: at most 2^24 a lane
   Doubles penalty[2] = {};
-  for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-    // Lanes past the row count nothing.
-    const bool whole = std::is_same_v<decltype(count), Whole>;
-    const F one = whole ? splat<F>(1.f) : load(kOnes, count);
-    F state = load(v + j, count);
-    TGO_STEPS(i, steps) {
-      const F h = charge(state, load(x[i] + j, count), n);
+  alignas(64) float state[kBlock];
+  for (int64_t i = 0; i < steps; ++i) {
+    const float* before = i ? state : v;
+    float* after = i + 1 < steps ? state : v_next;
+    const bool after_past_caches = v_past_caches && i + 1 == steps;
+    for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
+      fetch_next(x[i] + j);
+      // Lanes past the row count nothing.
+      const bool whole = std::is_same_v<decltype(count), Whole>;
+      const F one = whole ? splat<F>(1.f) : load(kOnes, count);
+      const F h = charge(load(before + j, count), load(x[i] + j, count), n);
       const F u = disturbed<noisy>(h, xi, i, j, count, n);
       const F spike = u >= n.v_threshold ? one : zero;
       stream(s[i] + j, spike, count, past_caches);
-      state = reset(h, u, n);
+      stream(after + j, reset(h, u, n), count, after_past_caches);
       fired += spike;
       if constexpr (guarded) {
         const F distance = absolute(h - n.v_threshold);
@@ -153,50 +154,38 @@ void forward(const Neuron& constants, int64_t len, Rows x, Rows xi, float* v, Ou
         penalty[1] += Widen()(halves[1]);
         neighbors += distance < n.guard_margin ? one : zero;
       }
-    }
-    store(v + j, state, count);
-  });
+    });
+  }
   totals->fired += int64_t(sum(fired));
   totals->neighbors += int64_t(sum(neighbors));
   totals->penalty += sum(penalty[0] + penalty[1]);
 }
 
-template <int steps, bool noisy>
-void advance(const Neuron& constants, int64_t len, Rows x, Rows xi, const float* v, float* v_next) {
+template <bool noisy, bool guarded, Curve curve>
+void backward(const Neuron& constants, int64_t steps, int64_t len, Rows x, Rows xi, const float* v, Rows g_s, float k,
+              float* g_v, OutRows g_x, bool past_caches) {
   const Neuron n = constants;
-  for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-    F state = load(v + j, count);
-    TGO_STEPS(i, steps) {
-      const F h = charge(state, load(x[i] + j, count), n);
-      state = reset(h, disturbed<noisy>(h, xi, i, j, count, n), n);
-    }
-    store(v_next + j, state, count);
-  });
-}
-
-template <int steps, bool noisy, bool guarded, Curve curve>
-void backward(const Neuron& constants, int64_t len, Rows x, Rows xi, const float* v, Rows g_s, float k, float* g_v,
-              OutRows g_x, bool past_caches) {
-  const Neuron n = constants;
-  for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-    F state = load(v + j, count), h[steps], u[steps];
-    TGO_STEPS(i, steps) {
-      h[i] = charge(state, load(x[i] + j, count), n);
-      u[i] = disturbed<noisy>(h[i], xi, i, j, count, n);
-      state = reset(h[i], u[i], n);
-    }
-    F g = load(g_v + j, count);
-    TGO_STEPS(back, steps) {
-      const int i = steps - 1 - back;
-      const F d = (n.surrogate_at_h ? h[i] : u[i]) - n.v_threshold;
-      const F z = surrogate<curve>(d, n.curve_height, n.curve_scale);
-      F g_h = step_backward(h[i], u[i], z, load(g_s[i] + j, count), g, n);
-      if constexpr (guarded) g_h = g_h + guard_backward(h[i], k, n);
+  alignas(64) float membrane[kMaxChunk][kBlock], state[kBlock];
+  for (int64_t i = 0; i < steps; ++i) {
+    const float* before = i ? state : v;
+    for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
+      fetch_next(x[i] + j);
+      const F h = charge(load(before + j, count), load(x[i] + j, count), n);
+      store(membrane[i] + j, h, count);
+      store(state + j, reset(h, disturbed<noisy>(h, xi, i, j, count, n), n), count);
+    });
+  }
+  for (int64_t i = steps - 1; i >= 0; --i)
+    for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
+      fetch_next(g_s[i] + j);
+      const F h = load(membrane[i] + j, count);
+      const F u = disturbed<noisy>(h, xi, i, j, count, n);
+      const F z = surrogate<curve>((n.surrogate_at_h ? h : u) - n.v_threshold, n.curve_height, n.curve_scale);
+      F g_h = step_backward(h, u, z, load(g_s[i] + j, count), load(g_v + j, count), n);
+      if constexpr (guarded) g_h = g_h + guard_backward(h, k, n);
       stream(g_x[i] + j, n.gain * g_h, count, past_caches);
-      g = n.decay * g_h;
-    }
-    store(g_v + j, g, count);
-  });
+      store(g_v + j, n.decay * g_h, count);
+    });
 }
 
 #include "convert_impl.h"
@@ -209,25 +198,11 @@ void backward(const Neuron& constants, int64_t len, Rows x, Rows xi, const float
         backward<__VA_ARGS__, kBox>, backward<__VA_ARGS__, kExponential>, backward<__VA_ARGS__, kInverseSquare>, \
         backward<__VA_ARGS__, kGaussian>                                                                         \
   }
-#define TGO_BACKWARD(steps)                                              \
-  {                                                                      \
-    {TGO_CURVES(steps, false, false), TGO_CURVES(steps, false, true)}, { \
-      TGO_CURVES(steps, true, false), TGO_CURVES(steps, true, true)      \
-    }                                                                    \
-  }
-#define TGO_FORWARD(steps)                                                 \
-  {                                                                        \
-    {forward<steps, false, false>, forward<steps, false, true>}, {         \
-      forward<steps, true, false>, forward<steps, true, true>              \
-    }                                                                      \
-  }
-
 const Kernels kernels = {
     TGO_ISA_NAME,
     noise,
-    {TGO_FORWARD(1), TGO_FORWARD(kSpan)},
-    {{advance<1, false>, advance<1, true>}, {advance<kSpan, false>, advance<kSpan, true>}},
-    {TGO_BACKWARD(1), TGO_BACKWARD(kSpan)},
+    {{forward<false, false>, forward<false, true>}, {forward<true, false>, forward<true, true>}},
+    {{TGO_CURVES(false, false), TGO_CURVES(false, true)}, {TGO_CURVES(true, false), TGO_CURVES(true, true)}},
     load_row<Half>,
     load_row<BFloat16>,
     store_row<Half>,

@@ -4,7 +4,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
 #include <string_view>
 
 namespace tgo::cpu {
@@ -15,8 +14,8 @@ constexpr int64_t kGrain = 16 * 1024;  // neuron-steps that are worth a thread
 struct alignas(64) Scratch {
   int64_t index[kBlock];
   float noise[kMaxChunk + kStepsPerBlock][kBlock];  // a chunk may begin within a Philox block
-  SpanRows x, g_s, out;
-  float v[kMaxChunk / kSpan + kSpan - 1][kBlock], g_v[kBlock];  // before each span of a chunk
+  ChunkRows x, g_s, out;
+  float v[kBlock], g_v[kBlock];
   float zeros[kBlock] = {};
 };
 
@@ -24,9 +23,6 @@ Scratch& scratch() {
   static thread_local Scratch mine;
   return mine;
 }
-
-// As many steps as a kernel takes at once.
-int64_t span(int64_t t, int64_t end) { return end - t >= kSpan ? kSpan : 1; }
 
 // The noise of one block of neurons.
 class BlockNoise {
@@ -38,29 +34,19 @@ class BlockNoise {
     std::fill(s_.index + len, s_.index + kBlock, 0);
   }
 
-  // Draws the normals of the steps begin .. end - 1, at most kMaxChunk, and meanwhile fetches their rows of `tensors`.
-  void draw(int64_t begin, int64_t end, std::initializer_list<const RowIO*> tensors) {
+  // The normals of the steps begin .. end - 1, at most kMaxChunk, in rows.
+  void draw(int64_t begin, int64_t end, const float* xi[kMaxChunk]) {
     if (!options_.noisy) return;
     const int64_t first = (options_.noise_step + begin) / kStepsPerBlock;
     const int64_t last = (options_.noise_step + end - 1) / kStepsPerBlock;
-    drawn_from_ = first * kStepsPerBlock - options_.noise_step;
+    const int64_t from = first * kStepsPerBlock - options_.noise_step;  // may lie before `begin`
     for (int64_t q = first; q <= last; ++q) {
       float* rows[kStepsPerBlock];
-      const char* ahead[3 * kStepsPerBlock];
-      int count = 0;
-      for (int64_t i = 0; i < kStepsPerBlock; ++i) {
-        const int64_t t = q * kStepsPerBlock + i - options_.noise_step;
-        rows[i] = s_.noise[t - drawn_from_];
-        if (begin <= t && t < end)
-          for (const RowIO* tensor : tensors)
-            if ((ahead[count] = tensor->ahead(t, m_, len_))) ++count;
-      }
-      kernels_.noise(uint64_t(*options_.seed), layout_.logical_order() ? nullptr : s_.index, m_, len_, uint32_t(q), rows, ahead, count);
+      for (int64_t i = 0; i < kStepsPerBlock; ++i) rows[i] = s_.noise[(q - first) * kStepsPerBlock + i];
+      kernels_.noise(uint64_t(*options_.seed), layout_.logical_order() ? nullptr : s_.index, m_, len_, uint32_t(q),
+                     rows);
     }
-  }
-
-  void rows(int64_t t, int64_t steps, const float* xi[kSpan]) const {
-    for (int64_t i = 0; i < steps && options_.noisy; ++i) xi[i] = s_.noise[t + i - drawn_from_];
+    for (int64_t t = begin; t < end; ++t) xi[t - begin] = s_.noise[t - from];
   }
 
  private:
@@ -69,7 +55,6 @@ class BlockNoise {
   const Kernels& kernels_;
   const int64_t m_, len_;
   Scratch& s_;
-  int64_t drawn_from_ = 0;
 };
 
 int64_t block_count(const Layout& layout) { return (layout.neurons + kBlock - 1) / kBlock; }
@@ -105,29 +90,30 @@ const Kernels& best_kernels() {
 }
 
 Totals forward(const Options& options, const Layout& layout, const Kernels& kernels, const RowIO& x,
-               const RowIO& spikes, float* v, float* checkpoints) {
+               const RowIO& spikes, const float* v_init, float* v_final, float* checkpoints) {
   const bool guarded = options.neuron.guard_margin > 0;
   std::vector<Totals> totals(block_count(layout));
+  const bool v_aligned = reinterpret_cast<uintptr_t>(v_final) % 64 == 0;
   for_each_block(layout, [&](int64_t b, int64_t m, int64_t len) {
     BlockNoise noise(options, layout, kernels, m, len);
     Scratch& s = scratch();
-    const float *in[kSpan], *xi[kSpan];
-    float* out[kSpan];
+    const float *in[kMaxChunk], *xi[kMaxChunk];
+    float* out[kMaxChunk];
+    const float* v = v_init ? v_init + m : s.v;
+    if (!v_init) std::fill(s.v, s.v + len, options.neuron.v_rest);
+    const bool past_caches = spikes.past_caches(m, len);
     const int64_t chunk = options.checkpoint_every ? options.checkpoint_every : kMaxChunk;
     for (int64_t begin = 0; begin < layout.steps; begin += chunk) {
-      const int64_t end = std::min(begin + chunk, layout.steps);
-      if (checkpoints && begin)
-        memcpy(checkpoints + (begin / chunk - 1) * layout.neurons + m, v + m, len * sizeof(float));
-      noise.draw(begin, end, {&x, &spikes});
-      for (int64_t t = begin, steps; t < end; t += steps) {
-        steps = span(t, end);
-        x.read(t, steps, m, len, s.x, in);
-        noise.rows(t, steps, xi);
-        spikes.begin(t, steps, m, len, s.out, out);
-        kernels.forward[steps == kSpan][options.noisy][guarded](options.neuron, len, in, xi, v + m, out,
-                                                                      spikes.past_caches(m, len), &totals[b]);
-        spikes.finish(t, steps, m, len, out);
-      }
+      const int64_t end = std::min(begin + chunk, layout.steps), steps = end - begin;
+      const bool last = end == layout.steps;
+      float* v_next = last ? v_final + m : checkpoints ? checkpoints + begin / chunk * layout.neurons + m : s.v;
+      noise.draw(begin, end, xi);
+      x.read(begin, steps, m, len, s.x, in);
+      spikes.begin(begin, steps, m, len, s.out, out);
+      kernels.forward[options.noisy][guarded](options.neuron, steps, len, in, xi, v, v_next, out, past_caches,
+                                              past_caches && last && v_aligned, &totals[b]);
+      spikes.finish(begin, steps, m, len, out);
+      v = v_next;
     }
   });
   Totals total;
@@ -146,39 +132,22 @@ void backward(const Options& options, const Layout& layout, const Kernels& kerne
   for_each_block(layout, [&](int64_t, int64_t m, int64_t len) {
     BlockNoise noise(options, layout, kernels, m, len);
     Scratch& s = scratch();
-    const float *in[kSpan], *xi[kSpan], *g_s[kSpan] = {s.zeros, s.zeros, s.zeros, s.zeros};
-    float* out[kSpan];
+    const float *in[kMaxChunk], *xi[kMaxChunk], *g_s[kMaxChunk];
+    float* out[kMaxChunk];
+    std::fill(g_s, g_s + kMaxChunk, s.zeros);
     float* g = g_v ? g_v + m : s.g_v;
     if (!g_v) std::fill(g, g + len, 0.f);
     for (int64_t begin = (layout.steps - 1) / chunk * chunk; begin >= 0; begin -= chunk) {
-      const int64_t end = std::min(begin + chunk, layout.steps);
-      const float* start = begin ? checkpoints + (begin / chunk - 1) * layout.neurons : v_init;
-      if (start)
-        memcpy(s.v[0], start + m, len * sizeof(float));
-      else
-        std::fill(s.v[0], s.v[0] + len, options.neuron.v_rest);
-      noise.draw(begin, end, {&x, &g_spikes, &g_x});
-      // The state before each span, then the spans from the last to the first.
-      int64_t at[kMaxChunk], spans = 0;
-      for (int64_t t = begin, steps; t < end; t += steps) {
-        steps = span(t, end);
-        at[spans++] = t;
-        if (t + steps == end) break;
-        x.read(t, steps, m, len, s.x, in);
-        noise.rows(t, steps, xi);
-        kernels.advance[steps == kSpan][options.noisy](options.neuron, len, in, xi, s.v[spans - 1], s.v[spans]);
-      }
-      while (spans-- > 0) {
-        const int64_t t = at[spans], steps = span(t, end);
-        x.read(t, steps, m, len, s.x, in);
-        noise.rows(t, steps, xi);
-        if (g_spikes) g_spikes.read(t, steps, m, len, s.g_s, g_s);
-        g_x.begin(t, steps, m, len, s.out, out);
-        kernels.backward[steps == kSpan][options.noisy][k != 0][options.curve](options.neuron, len, in, xi, s.v[spans],
-                                                                               g_s, k, g, out,
-                                                                               g_x.past_caches(m, len));
-        g_x.finish(t, steps, m, len, out);
-      }
+      const int64_t end = std::min(begin + chunk, layout.steps), steps = end - begin;
+      const float* v = begin ? checkpoints + (begin / chunk - 1) * layout.neurons + m : v_init ? v_init + m : s.v;
+      if (v == s.v) std::fill(s.v, s.v + len, options.neuron.v_rest);
+      noise.draw(begin, end, xi);
+      x.read(begin, steps, m, len, s.x, in);
+      if (g_spikes) g_spikes.read(begin, steps, m, len, s.g_s, g_s);
+      g_x.begin(begin, steps, m, len, s.out, out);
+      kernels.backward[options.noisy][k != 0][options.curve](options.neuron, steps, len, in, xi, v, g_s, k, g, out,
+                                                             g_x.past_caches(m, len));
+      g_x.finish(begin, steps, m, len, out);
     }
   });
 }

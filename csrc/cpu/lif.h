@@ -6,13 +6,11 @@
 
 namespace tgo::cpu {
 
-constexpr int64_t kMaxChunk = 8;  // steps between two checkpoints at the most
-
 const Kernels& best_kernels();
 
-// v: [N], the state, in place. checkpoints: [(T-1) / checkpoint_every, N], or null.
-Totals forward(const Options&, const Layout&, const Kernels&, const RowIO& x, const RowIO& spikes, float* v,
-               float* checkpoints);
+// v_init: [N] or null (rest). v_final: [N]. checkpoints: [(T-1) / checkpoint_every, N], or null.
+Totals forward(const Options&, const Layout&, const Kernels&, const RowIO& x, const RowIO& spikes, const float* v_init,
+               float* v_final, float* checkpoints);
 
 // v_init: [N] or null (rest). g_v: [N], dL/dv_final on entry and dL/dv_init on return, or null (0 on entry, not wanted).
 // g_spikes may be null rows (0). k: dL/dpenalty / (T*N).

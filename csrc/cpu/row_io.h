@@ -7,10 +7,10 @@
 
 namespace tgo::cpu {
 
-constexpr int64_t kPastCaches = 32 << 20;  // bytes
+constexpr int64_t kPastCaches = 8 << 20;  // bytes
 
-// Scratch for the rows of a span.
-using SpanRows = float[kSpan][kBlock];
+// Scratch for the rows of a chunk.
+using ChunkRows = float[kMaxChunk][kBlock];
 
 class RowIO {
  public:
@@ -24,28 +24,21 @@ class RowIO {
   explicit operator bool() const { return data_ != nullptr; }
 
   // Steps t .. t + steps - 1 of the neurons m .. m + len - 1.
-  void read(int64_t t, int64_t steps, int64_t m, int64_t len, SpanRows& scratch, const float* rows[kSpan]) const {
+  void read(int64_t t, int64_t steps, int64_t m, int64_t len, ChunkRows& scratch, const float* rows[kMaxChunk]) const {
     for (int64_t i = 0; i < steps; ++i) rows[i] = read(t + i, m, len, scratch[i]);
   }
 
   // Where to write those rows; finish() brings them home.
-  void begin(int64_t t, int64_t steps, int64_t m, int64_t len, SpanRows& scratch, float* rows[kSpan]) const {
+  void begin(int64_t t, int64_t steps, int64_t m, int64_t len, ChunkRows& scratch, float* rows[kMaxChunk]) const {
     for (int64_t i = 0; i < steps; ++i) rows[i] = direct(m, len) ? address<float>(t + i, m) : scratch[i];
   }
-  void finish(int64_t t, int64_t steps, int64_t m, int64_t len, float* const rows[kSpan]) const {
+  void finish(int64_t t, int64_t steps, int64_t m, int64_t len, float* const rows[kMaxChunk]) const {
     if (direct(m, len)) return;
     for (int64_t i = 0; i < steps; ++i) write(t + i, m, len, rows[i]);
   }
 
   // Whether the rows of these neurons are to be written past the caches: those of an output too large for them.
   bool past_caches(int64_t m, int64_t len) const { return past_caches_ && contiguous(m, len); }
-
-  // The address of row t, to be fetched ahead of its use; null where there is none in one piece.
-  const char* ahead(int64_t t, int64_t m, int64_t len) const {
-    if (!data_ || past_caches_ || !contiguous(m, len)) return nullptr;
-    return storage_ == Storage::kFloat ? reinterpret_cast<const char*>(address<float>(t, m))
-                                       : reinterpret_cast<const char*>(address<uint16_t>(t, m));
-  }
 
  private:
   bool contiguous(int64_t m, int64_t len) const { return m % layout_.inner + len <= layout_.inner; }
