@@ -94,7 +94,9 @@ bench: $(VENV)/built
 bench-peers: .venv-peers/built
 	$(PEERS) -m benchmarks.verify
 	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/peers.csv \
-		"headline/*/plain/fp32/*" "headline/*/both/fp32/*" "*/T4/plain/fp32/training" "T/*"
+		"headline/*/plain/fp32/*" "headline/*/both/fp32/*" "headline/*/plain/bf16/training" "call/*" "T/*" \
+		"vgg11/*/T4/plain/fp32/training" "sew18/*/T4/plain/fp32/training" "spikformer/*/T4/plain/fp32/training"
+	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/neurons.csv "N/*"
 	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/threads.csv --threads 1 2 \
 		"headline/N262144/*/plain/fp32/training"
 	$(PEERS) -m benchmarks.vgg --engines $(ENGINES)

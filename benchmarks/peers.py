@@ -21,6 +21,7 @@ from tgo_kernels.neuron import Neuron
 
 DECAY, GAIN, THRESHOLD, NOISE_STD, MARGIN = 0.5, 0.5, 1.0, 0.3, 0.5
 NEURON = Neuron(decay=DECAY, gain=GAIN, v_threshold=THRESHOLD, v_reset=0.0, surrogate=tgo.ATan(2.0))
+OURS = "tgo_kernels"
 Run = Callable[[Tensor, Extras], tuple[Tensor, Tensor | None]]
 
 
@@ -153,6 +154,10 @@ class Peer:
     def serves(self, case: Case) -> bool:
         return case.extras in self.extras and case.steps <= self.max_steps
 
+    def difference(self, case: Case) -> str:
+        """Where its neuron is another, in words."""
+        return self.differs or ("membrane in bf16" if case.dtype == "bf16" and self.name != OURS else "")
+
     @property
     def version(self) -> str:
         return version(self.package)
@@ -169,7 +174,7 @@ class Peer:
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("tgo_kernels", lambda: fused, "tgo_kernels", extras=EXTRAS),
+        Peer(OURS, lambda: fused, "tgo_kernels", extras=EXTRAS),
         Peer("torch.compile", compiled, extras=EXTRAS, max_steps=32),  # compiles 0.4 s a step
         Peer("eager", lambda: composed, extras=EXTRAS),
         Peer("SpikingJelly", spikingjelly, "spikingjelly"),
@@ -178,7 +183,6 @@ PEERS = {
         Peer("sinabs", sinabs, "sinabs", replace(NEURON, detach_reset=True), "reset is detached"),
     )
 }
-OURS = "tgo_kernels"
 
 
 def forward_backward(run: Run, extras: Extras, x: Tensor, grad: Tensor) -> None:

@@ -4,6 +4,7 @@ python -m benchmarks.plot [--results benchmarks/results] [--figures figures]
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,22 +73,30 @@ def memory(rows: Rows, path: Path) -> None:
     bars(rows, path, "held_B_per_step", "Held between forward and backward, fp32", "bytes per neuron-step")
 
 
-def curves(axes: Axes, rows: Rows, value: Callable[[dict[str, str]], float]) -> None:
+def curves(axes: Axes, rows: Rows, value: Callable[[dict[str, str]], float], over: str = "T") -> None:
     for name in engines(rows):
-        points = sorted((int(row["T"]), value(row)) for row in rows if row["engine"] == name)
+        points = sorted((int(row[over]), value(row)) for row in rows if row["engine"] == name)
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=COLOURS[name], label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0f}" if x < 2048 else f"2^{math.log2(x):.0f}")
+
+
+def sweep(rows: Rows, path: Path, over: str, title: str) -> None:
+    rows = [row for row in rows if row["network"] == over]
+    threads = max(rows, key=lambda row: int(row["threads"]))["threads"]
+    rows = [row for row in rows if row["threads"] == threads]
+    axes = panel(f"Forward + backward, {title}, {threads_of(threads)}", over, "ns per neuron-step")
+    curves(axes, rows, lambda row: 1e6 * float(row["p50_ms"]) / (int(row["T"]) * int(row["N"])), over)
+    finish(axes, path)
 
 
 def time_steps(rows: Rows, path: Path) -> None:
-    rows = [row for row in rows if row["network"] == "T"]
-    threads = max(rows, key=lambda row: int(row["threads"]))["threads"]
-    rows = [row for row in rows if row["threads"] == threads]
-    axes = panel(f"Forward + backward at constant T·N, {threads_of(threads)}", "T", "ns per neuron-step")
-    curves(axes, rows, lambda row: 1e6 * float(row["p50_ms"]) / (int(row["T"]) * int(row["N"])))
-    finish(axes, path)
+    sweep(rows, path, "T", "T·N = 4194304")
+
+
+def neurons(rows: Rows, path: Path) -> None:
+    sweep(rows, path, "N", "T = 4")
 
 
 def error(rows: Rows, path: Path) -> None:
@@ -101,6 +110,7 @@ def draw(results: Path, figures: Path) -> list[Path]:
     figures.mkdir(parents=True, exist_ok=True)
     found = [path for name in ("peers.csv", "bench.csv") if (path := results / name).exists()]
     sources = {path: (speed, time_steps, memory) for path in found[:1]}
+    sources |= {path: (neurons,) for path in [results / "neurons.csv"] if path.exists()}
     sources |= {path: (error,) for path in [results / "errors.csv"] if path.exists()}
     drawn = []
     for source, pictures in sources.items():

@@ -1,6 +1,6 @@
 """First-call latency and peak memory of one engine, printed as JSON by a process that does nothing else.
 
-    python -m benchmarks.probe CASE ENGINE THREADS
+    python -m benchmarks.probe CASE|vgg11 ENGINE THREADS
 
 The first call is compilation and all else that a user waits for, after imports. The peak is that of a later call, over
 what was resident before it, with the default allocator, which gives pages back: kept pages would hide it. On Linux
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import cases
+from benchmarks import vgg
+from benchmarks.cases import selected
 from benchmarks.peers import PEERS, step_of
 from benchmarks.run import milliseconds, tensors
 
@@ -32,12 +33,17 @@ def status_kib(field: str) -> int:
 def main() -> None:
     name, engine, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    case = next(case for case in cases() if case.name == name)
-    x, grad = tensors(case)
-    step = step_of(PEERS[engine].make(), case, x, grad)
+    if name == "vgg11":
+        step, network, _ = vgg.training_step(PEERS[engine])
+        leaves = list(network.parameters())
+    else:
+        (case,) = selected([name])
+        x, grad = tensors(case)
+        step, leaves = step_of(PEERS[engine].make(), case, x, grad), [x]
     found = {"first_call_ms": f"{milliseconds(step):.1f}"}
     if platform.libc_ver()[0] == "glibc":
-        x.grad = None
+        for leaf in leaves:
+            leaf.grad = None
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what is free and resident would hide what the call takes
         CLEAR.write_text(RESET_PEAK)

@@ -25,10 +25,11 @@ from benchmarks.cases import DTYPES, Case, selected
 from benchmarks.peers import OURS, PEERS, Peer, Run, step_of
 from benchmarks.verify import gate
 
-DEFAULT = ("headline/*/plain/fp32/*", "headline/*/both/fp32/*", "call/*", "T/*/T?/*")
+DEFAULT = ("headline/*/plain/fp32/*", "headline/*/both/fp32/*", "headline/*/plain/bf16/training", "call/*", "T/*")
 CLONE = "torch.clone"
 WARM_UP = 2
-LIMIT_S = 40.0  # a case ends after this, with at least three rounds
+LIMIT_S = 30.0  # a case ends after this, with at least three rounds
+SAMPLE_MS = 2.0  # a shorter call is repeated until it takes this long
 
 
 def tensors(case: Case) -> tuple[Tensor, Tensor]:
@@ -37,10 +38,11 @@ def tensors(case: Case) -> tuple[Tensor, Tensor]:
     return x.requires_grad_(case.training), grad
 
 
-def milliseconds(call: Callable[[], object]) -> float:
+def milliseconds(call: Callable[[], object], count: int = 1) -> float:
     start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) * 1e3 / count
 
 
 def held(run: Run, case: Case, x: Tensor) -> int:
@@ -59,9 +61,9 @@ def held(run: Run, case: Case, x: Tensor) -> int:
     return sum(storages.values())
 
 
-def probe(case: Case, peer: Peer, threads: int) -> dict[str, object]:
+def probe(case: str, peer: Peer, threads: int) -> dict[str, str]:
     """First call and peak memory, in a process of its own with the platform's default allocator."""
-    command = [sys.executable, "-m", "benchmarks.probe", case.name, peer.name, str(threads)]
+    command = [sys.executable, "-m", "benchmarks.probe", case, peer.name, str(threads)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=record.RESULTS.parents[1])
     return json.loads(output.stdout.splitlines()[-1])
 
@@ -69,12 +71,15 @@ def probe(case: Case, peer: Peer, threads: int) -> dict[str, object]:
 def times_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each, in rounds that go through all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
+    counts = dict.fromkeys(calls, 1)
     start = time.perf_counter()
     for turn in range(-WARM_UP, rounds):
         for name, call in calls.items():
-            value = milliseconds(call)
+            value = milliseconds(call, counts[name])
             if turn >= 0:
                 times[name].append(value)
+            else:
+                counts[name] = max(1, int(SAMPLE_MS / value))
         if turn >= 2 and time.perf_counter() - start > LIMIT_S:
             break
     return times
@@ -105,13 +110,13 @@ def measure(case: Case, peers: list[Peer], rounds: int, threads: int) -> list[di
         mode = "training" if case.training else "inference"
         what = (case.name, case.network, case.layer, case.steps, case.neurons, case.extras.name, case.dtype, mode)
         peer = PEERS.get(name)
-        about = (name, peer.version if peer else torch.__version__, peer.differs if peer else "", threads)
+        about = (name, peer.version if peer else torch.__version__, peer.difference(case) if peer else "", threads)
         row = dict(zip(record.MEASURED, (*what, *about), strict=True))
         row |= figures(case, values, ceiling, case.bytes_per_step if peer else 2 * item)
         if peer and case.training:
             row["held_B_per_step"] = f"{held(runs[name], case, x) / case.size:.3f}"
         if peer and case.network == "headline" and case.training and case.dtype == "fp32":
-            row |= probe(case, peer, threads)
+            row |= probe(case.name, peer, threads)
         rows.append(row)
     return rows
 

@@ -9,6 +9,7 @@ the step.
 import argparse
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,13 +18,13 @@ from torch import Tensor, nn
 from benchmarks import record
 from benchmarks.cases import PLAIN
 from benchmarks.peers import OURS, PEERS, Peer, forward_backward
-from benchmarks.run import times_of
+from benchmarks.run import probe, times_of
 from benchmarks.verify import gate
 
 CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 FULLY_CONNECTED, CLASSES = 4096, 10
 COLUMNS = ("engine", "version", "differs", "threads", "T", "batch", "step_p20_ms", "step_p50_ms", "step_p80_ms")
-COLUMNS = (*COLUMNS, "lif_ms", "lif_share", *record.ORIGIN)
+COLUMNS = (*COLUMNS, "lif_ms", "lif_share", "peak_MiB", "first_call_ms", *record.ORIGIN)
 
 
 class Spike(nn.Module):
@@ -73,32 +74,40 @@ def lif_inputs(network: nn.Sequential, images: Tensor) -> list[tuple[Spike, Tens
     return found
 
 
-def measure(peers: list[Peer], rounds: int, batch: int = 32, steps: int = 4, width: float = 1.0) -> list[dict]:
-    images = torch.rand(steps, batch, 3, 32, 32)
-    labels = torch.randint(CLASSES, (batch,))
-    calls, alone = {}, {}
+def training_step(
+    peer: Peer, batch: int = 32, steps: int = 4, width: float = 1.0
+) -> tuple[Callable[[], None], nn.Sequential, Tensor]:
+    """A step, its network and its images."""
+    network = vgg11(peer, width)
+    images, labels = torch.rand(steps, batch, 3, 32, 32), torch.randint(CLASSES, (batch,))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images).mean(0), labels).backward()
+        optimizer.step()
+
+    return step, network, images
+
+
+def measure(peers: list[Peer], rounds: int, **sizes: float) -> list[dict]:
+    calls, alone, shape = {}, {}, (0, 0)
     for peer in peers:
-        network = vgg11(peer, width)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-
-        def step(network: nn.Module = network, optimizer: torch.optim.Optimizer = optimizer) -> None:
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(images).mean(0), labels).backward()
-            optimizer.step()
-
+        calls[peer.name], network, images = training_step(peer, **sizes)
+        shape = images.shape[:2]
         inputs = [(layer.run, x.requires_grad_(), torch.randn_like(x)) for layer, x in lif_inputs(network, images)]
 
         def layers(inputs: list = inputs) -> None:
             for run, x, grad in inputs:
                 forward_backward(run, PLAIN, x, grad)
 
-        calls[peer.name], alone[peer.name] = step, layers
+        alone[peer.name] = layers
     whole, parts = times_of(calls, rounds), times_of(alone, rounds)
     rows = []
     for peer in peers:
         p20, p50, p80 = statistics.quantiles(whole[peer.name], n=10, method="inclusive")[1:8:3]
         lif = statistics.median(parts[peer.name])
-        values = (peer.name, peer.version, peer.differs, torch.get_num_threads(), steps, batch)
+        values = (peer.name, peer.version, peer.differs, torch.get_num_threads(), *shape)
         values = (*values, *(f"{value:.2f}" for value in (p20, p50, p80, lif)), f"{lif / p50:.3f}")
         rows.append(dict(zip(COLUMNS, values, strict=False)))
     return rows
@@ -117,9 +126,10 @@ def main() -> int:
     for name, reason in reasons.items():
         print(f"{name}: {reason}")
     rows = measure(passed, options.rounds)
-    record.write(options.out, [row | about for row in rows], COLUMNS)
+    rows = [row | probe("vgg11", peer, options.threads) | about for row, peer in zip(rows, passed, strict=True)]
+    record.write(options.out, rows, COLUMNS)
     for row in rows:
-        print(f"{row['engine']:<14} step {row['step_p50_ms']} ms, LIF {row['lif_ms']} ms ({row['lif_share']})")
+        print(f"{row['engine']:<14} step {row['step_p50_ms']} ms, LIF {row['lif_ms']} ms, peak {row['peak_MiB']} MiB")
     return any(reason.startswith("RED") for reason in reasons.values())
 
 

@@ -21,6 +21,7 @@ namespace tgo {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
 struct Options {
   Neuron neuron;
@@ -48,13 +49,32 @@ inline Tensor matched(const Tensor& values, const Tensor& layout) {
   return same_layout(values, layout) ? values : copy_like(layout, values);
 }
 
-// x as it is where it is dense, a dense copy otherwise.
-inline Tensor dense(const Tensor& x) { return layout_of(x).steps ? x : copy_like(x, x); }
+// An uninitialised tensor where `like` is. Not by torch's dispatcher, which takes longer than a small layer does.
+inline Tensor empty(const Tensor& like, ScalarType type, Sizes sizes, Sizes strides) {
+  namespace detail = torch::stable::detail;
+  int32_t device;
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(),
+                                                  detail::to<int32_t>(detail::from(type)), device,
+                                                  like.get_device_index(), &made));
+  return Tensor(made);
+}
 
-inline Tensor scalar(const Tensor& like, ScalarType type) { return torch::stable::new_empty(like, {}, type); }
+inline Tensor empty_as(const Tensor& dense) {
+  return empty(dense, dense.scalar_type(), dense.sizes(), dense.strides());
+}
+
+inline Tensor scalar(const Tensor& like, ScalarType type) { return empty(like, type, {}, {}); }
+
+inline Tensor row(const Tensor& like, int64_t size, ScalarType type = ScalarType::Float) {
+  return empty(like, type, {size}, {1});
+}
 
 // An uninitialised fp32 tensor with the shape and order of one time step of x.
-inline Tensor empty_state(const Tensor& x) {
+inline Tensor empty_state(const Tensor& x, const Layout& layout) {
+  if (layout.inner == layout.neurons)
+    return empty(x, ScalarType::Float, x.sizes().slice(1), x.strides().slice(1));
   namespace detail = torch::stable::detail;
   std::array<StableIValue, 6> stack{detail::from(torch::stable::select(x, 0, 0)),
                                     detail::from(std::optional(ScalarType::Float)),
@@ -73,13 +93,8 @@ inline Storage storage_of(const Tensor& x) {
   }
 }
 
-#define TGO_SCALAR_PARAMETERS                                                                                    \
-  double decay, double gain, double leak_bias, double v_threshold, double v_rest, bool soft_reset,               \
-      double noise_std, bool noise_in_membrane, double guard_margin, int64_t curve, double curve_height,         \
-      double curve_scale, bool surrogate_at_h, bool detach_reset
-#define TGO_SCALARS                                                                                              \
-  decay, gain, leak_bias, v_threshold, v_rest, soft_reset, noise_std, noise_in_membrane, guard_margin, curve,    \
-      curve_height, curve_scale, surrogate_at_h, detach_reset
+// Neuron.constants of the Python side: one list, since torch takes 0.2 microseconds for each argument.
+using Constants = std::vector<double>;
 
 struct Call {
   Tensor x;
@@ -87,17 +102,27 @@ struct Call {
   Options options;
 
   Call(const Tensor& any_x, const OptionalTensor& v_init, const OptionalTensor& seed, int64_t noise_step,
-       int64_t checkpoint_every, TGO_SCALAR_PARAMETERS)
-      : x(dense(any_x)), layout(layout_of(x)) {
+       int64_t checkpoint_every, const Constants& constants)
+      : x(any_x), layout(layout_of(x)) {
+    if (!layout.steps) {  // not dense
+      x = copy_like(x, x);
+      layout = layout_of(x);
+    }
+    std::array<double, 14> numbers;
+    STD_TORCH_CHECK(constants.size() == numbers.size(), "expected ", numbers.size(), " constants, got ",
+                    constants.size());
+    std::copy(constants.begin(), constants.end(), numbers.begin());
+    const auto [decay, gain, leak_bias, v_threshold, v_rest, soft_reset, noise_std, noise_in_membrane, guard_margin,
+                curve, curve_height, curve_scale, surrogate_at_h, detach_reset] = numbers;
     STD_TORCH_CHECK(!v_init || v_init->numel() == layout.neurons, "v_init must have the shape of x without time");
     STD_TORCH_CHECK(noise_step >= 0, "noise_step must be >= 0, got ", noise_step);
     STD_TORCH_CHECK(noise_std == 0 || seed, "noise_std > 0 needs a seed");
-    STD_TORCH_CHECK(0 <= curve && curve < kCurves, "unknown surrogate curve ", curve);
+    STD_TORCH_CHECK(0 <= curve && curve < int(kCurves), "unknown surrogate curve ", curve);
     options = {{float(decay), float(gain), float(leak_bias), float(v_threshold), float(v_rest), float(noise_std),
-                float(guard_margin), float(curve_height), float(curve_scale), soft_reset, noise_in_membrane,
-                surrogate_at_h, detach_reset},
+                float(guard_margin), float(curve_height), float(curve_scale), soft_reset != 0, noise_in_membrane != 0,
+                surrogate_at_h != 0, detach_reset != 0},
                noise_std != 0,
-               Curve(curve),
+               Curve(int(curve)),
                noise_std == 0 ? nullptr : seed->const_data_ptr<int64_t>(),
                noise_step,
                checkpoint_every};

@@ -6,7 +6,7 @@
 
 namespace tgo {
 
-// Neuron.scalars of the Python side: the numbers rounded once to fp32, and the switches.
+// Neuron.constants of the Python side: the numbers rounded once to fp32, and the switches.
 struct Neuron {
   float decay, gain, leak_bias, v_threshold, v_rest, noise_std, guard_margin, curve_height, curve_scale;
   bool soft_reset, noise_in_membrane, surrogate_at_h, detach_reset;

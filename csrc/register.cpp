@@ -27,14 +27,14 @@ struct CpuCall : Call {
 };
 
 ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, int64_t noise_step,
-                      int64_t checkpoint_every, TGO_SCALAR_PARAMETERS) {
-  const CpuCall call(any_x, v_init, seed, noise_step, checkpoint_every, TGO_SCALARS);
+                      int64_t checkpoint_every, Constants constants) {
+  const CpuCall call(any_x, v_init, seed, noise_step, checkpoint_every, constants);
   const auto& [x, layout, options] = static_cast<const Call&>(call);
-  Tensor spikes = torch::stable::empty_like(x), v = empty_state(x);
+  Tensor spikes = empty_as(x), v = empty_state(x, layout);
   Tensor penalty = scalar(x, ScalarType::Float);
   Tensor neighbors = scalar(x, ScalarType::Long), fired = scalar(x, ScalarType::Long);
   const int64_t saved = call.saved();
-  Tensor checkpoints = torch::stable::new_empty(x, {saved * layout.neurons}, ScalarType::Float);
+  Tensor checkpoints = row(x, saved * layout.neurons);
 
   cpu::Totals totals;
   if (layout.neurons) {
@@ -52,28 +52,28 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
 std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, int64_t noise_step,
                                    int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
                                    OptionalTensor g_v_final, OptionalTensor g_penalty, bool need_g_v_init,
-                                   TGO_SCALAR_PARAMETERS) {
-  const CpuCall call(any_x, v_init, seed, noise_step, checkpoint_every, TGO_SCALARS);
+                                   Constants constants) {
+  const CpuCall call(any_x, v_init, seed, noise_step, checkpoint_every, constants);
   const auto& [x, layout, options] = static_cast<const Call&>(call);
   call.check_backward(checkpoints, g_spikes);
-  Tensor g_x = torch::stable::empty_like(x);
-  Tensor g_v = g_v_final || need_g_v_init ? empty_state(x) : torch::stable::new_empty(x, {0}, ScalarType::Float);
+  Tensor g_x = empty_as(x);
+  const bool state = g_v_final || need_g_v_init;
+  Tensor g_v = state ? empty_state(x, layout) : row(x, 0);
   if (g_v_final)
     torch::stable::copy_(g_v, *g_v_final);
-  else
+  else if (state)
     torch::stable::zero_(g_v);
   if (layout.neurons) {
     const float k = g_penalty ? float(double(*g_penalty->const_data_ptr<float>()) / double(x.numel())) : 0.f;
     const Tensor g_s = g_spikes ? matched(*g_spikes, x) : x;
-    const Tensor start = v_init ? matched(*v_init, empty_state(x)) : checkpoints;
+    const Tensor start = v_init ? matched(*v_init, empty_state(x, layout)) : checkpoints;
     const float* saved = checkpoints.numel() ? checkpoints.const_data_ptr<float>() : nullptr;
     cpu::backward(options, layout, call.kernels, call.input(x),
                        g_spikes ? call.input(g_s) : RowIO(nullptr, Storage::kFloat, layout, call.kernels), call.output(g_x),
                        v_init ? start.const_data_ptr<float>() : nullptr, saved, k,
-                       g_v.numel() ? g_v.mutable_data_ptr<float>() : nullptr);
+                       state ? g_v.mutable_data_ptr<float>() : nullptr);
   }
-  if (!need_g_v_init) g_v = torch::stable::new_empty(x, {0}, ScalarType::Float);
-  return {g_x, g_v};
+  return {g_x, need_g_v_init ? g_v : row(x, 0)};
 }
 
 std::string cpu_kernels() { return cpu::best_kernels().name; }

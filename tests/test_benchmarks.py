@@ -85,7 +85,7 @@ def test_a_run_fills_the_columns(tmp_path, monkeypatch):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="reads glibc's and Linux's counters")
 def test_the_probe_sees_the_peak():
     (case,) = selected(["N/N1048576/T4/plain/fp32/training"])
-    ours, eager = (run.probe(case, PEERS[name], threads=1) for name in (OURS, "eager"))
+    ours, eager = (run.probe(case.name, PEERS[name], threads=1) for name in (OURS, "eager"))
     mebibytes = 4 * case.size / 2**20
     assert float(ours["first_call_ms"]) > 0
     assert 2 * mebibytes <= float(ours["peak_MiB"]) < 3 * mebibytes  # spikes and the gradient of x
@@ -104,14 +104,16 @@ def test_the_step_of_a_network_is_mostly_not_lif():
 
 def test_pictures_are_drawn(tmp_path):
     rows = []
-    for network, steps in (("headline", 4), ("T", 4), ("T", 8)):
+    for network, steps in (("headline", 4), ("T", 4), ("T", 8), ("N", 4)):
         case = Case(network, "N512", steps, (512,))
         for name, ms in ((OURS, 1.0), ("eager", 6.0)):
             values = (case.name, network, "N512", steps, 512, "plain", "fp32", "training", name, "1", "", 2)
             rows.append(dict(zip(record.MEASURED, values, strict=True)) | {"p50_ms": ms, "held_B_per_step": 4})
-    record.write(tmp_path / "bench.csv", rows)
+    for name in ("bench", "neurons"):
+        record.write(tmp_path / f"{name}.csv", rows)
     row = {"engine": OURS, "T": 4, "dtype": "fp32", "gradient_rms": 1e-7}
     record.write(tmp_path / "errors.csv", [row, row | {"T": 8}], errors.COLUMNS)
     drawn = plot.draw(tmp_path, tmp_path / "figures")
-    assert [path.name for path in drawn] == [f"bench_{name}.png" for name in ("speed", "time_steps", "memory", "error")]
+    names = ("speed", "time_steps", "memory", "neurons", "error")
+    assert [path.name for path in drawn] == [f"bench_{name}.png" for name in names]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)

@@ -32,7 +32,7 @@ def cuda_on_the_host(tmp_path_factory):
     torch.ops.load_library(library)
     host = torch.ops.tgo_kernels_cuda_host
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "operators", lambda engine: (host.lif_fwd, host.lif_bwd))
+        patch.setitem(ops.OPERATORS, "native", (host.lif_fwd, host.lif_bwd))
         yield
 
 

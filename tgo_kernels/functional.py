@@ -1,10 +1,7 @@
 """The door: ``lif()`` checks its arguments, picks an engine, and is one autograd Function."""
 
-import inspect
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tgo_kernels import noise, ops, reference
 from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
@@ -77,58 +74,62 @@ def run(
     """:func:`lif` for constants that are already a :class:`Neuron`."""
     check_tensors(x, v_init)
     noise.check_step(noise_step, x.shape[0])
-    engine = ops.choose(impl, x.device)
-    seed = noise.seed_for(neuron.noise_std, noise_seed, x.device)
+    device = x.device
+    engine = ops.choose(impl, device)
+    seed = noise.seed_for(neuron.noise_std, noise_seed, device)
     if engine == "reference":
         return reference.run(x, v_init, seed, noise_step, neuron)
     trains = torch.is_grad_enabled() and (x.requires_grad or (v_init is not None and v_init.requires_grad))
     checkpoint_every = ops.CHECKPOINT_EVERY if trains else 0
     guarded = neuron.guard_margin > 0
-    return LIFOutput(*_LIF.apply(x, v_init, seed, noise_step, checkpoint_every, neuron.scalars, guarded, engine)[:5])
+    arguments = (x, v_init, seed, noise_step, checkpoint_every, neuron.constants, guarded, engine)
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return LIFOutput(*_LIF.apply(*arguments)[:5])
+    return LIFOutput(*_apply(*arguments)[:5])
 
 
 class _LIF(torch.autograd.Function):
     @staticmethod
-    def forward(x, v_init, seed, noise_step, checkpoint_every, scalars, guarded, engine):
-        forward, _ = ops.operators(engine)
-        return forward(x, v_init, seed, noise_step, checkpoint_every, *scalars)
+    def forward(x, v_init, seed, noise_step, checkpoint_every, constants, guarded, engine):
+        forward, _ = ops.OPERATORS[engine]
+        return forward(x, v_init, seed, noise_step, checkpoint_every, constants)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, v_init, seed, ctx.noise_step, ctx.checkpoint_every, ctx.scalars, guarded, ctx.engine = inputs
-        _, _, penalty, *others = output
-        ctx.mark_non_differentiable(*others, *([] if guarded else [penalty]))
-        checkpoints = others[-1]
-        ctx.strides = x.stride()
+        x, v_init, seed, noise_step, checkpoint_every, constants, guarded, engine = inputs
+        _, _, penalty, neighbors, fired, checkpoints = output
+        constant = (neighbors, fired, checkpoints) if guarded else (penalty, neighbors, fired, checkpoints)
+        ctx.mark_non_differentiable(*constant)
+        ctx.about = x.stride(), noise_step, checkpoint_every, constants, engine
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, v_init, seed, checkpoints)
 
     @staticmethod
     def backward(ctx, *grads):
-        gradients = _backward(ctx, *grads)
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return _backward(ctx, *grads)
         # create_graph=True: the gradient depends on x even where grads are constants. (torch.compile refuses it.)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            inputs = ctx.saved_tensors[:2]
-            gradients = tuple(None if g is None else _Once.apply(g, *inputs) for g in gradients)
-        return *gradients, None, None, None, None, None, None
+        with torch.no_grad():
+            gradients = _backward(ctx, *grads)
+        inputs = ctx.saved_tensors[:2]
+        return tuple(None if g is None else _Once.apply(g, *inputs) for g in gradients)
 
 
-# torch binds the arguments by it in every call: found once, since that takes as long as both operators.
-_LIF.forward.__signature__ = inspect.signature(_LIF.forward)  # type: ignore[attr-defined]
+# What Function.apply comes to in eager mode, less its binding of the arguments, which takes longer than a small layer.
+_apply = super(torch.autograd.Function, _LIF).apply
 
 
-@once_differentiable
 def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):
     x, v_init, seed, checkpoints = ctx.saved_tensors
-    if x.stride() != ctx.strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
-        template = torch.empty_strided(x.shape, ctx.strides, dtype=x.dtype, device="meta")
+    strides, noise_step, checkpoint_every, constants, engine = ctx.about
+    if x.stride() != strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
+        template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
         x = torch.empty_like(template, device=x.device).copy_(x)
-    backward = ops.operators(ctx.engine)[1]
+    backward = ops.OPERATORS[engine][1]
     need_g_v_init = ctx.needs_input_grad[1]
-    saved = (x, v_init, seed, ctx.noise_step, ctx.checkpoint_every, checkpoints)
-    incoming = (g_spikes, g_v_final, g_penalty, need_g_v_init)
-    g_x, g_v_init = backward(*saved, *incoming, *ctx.scalars)
-    return g_x, g_v_init if need_g_v_init else None
+    saved = (x, v_init, seed, noise_step, checkpoint_every, checkpoints)
+    g_x, g_v_init = backward(*saved, g_spikes, g_v_final, g_penalty, need_g_v_init, constants)
+    return g_x, g_v_init if need_g_v_init else None, None, None, None, None, None, None
 
 
 class _Once(torch.autograd.Function):

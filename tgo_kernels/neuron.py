@@ -39,7 +39,7 @@ class Neuron:
     noise_std: float = 0.0
     noise_mode: NoiseMode = "membrane"
     guard_margin: float = 0.0
-    scalars: ClassVar[tuple[float | int | bool, ...]]  #: of one neuron, in the order of the schemas in tgo_kernels.ops
+    constants: ClassVar[tuple[float, ...]]  #: of one neuron, in the order that the operators expect
 
     def __post_init__(self) -> None:
         for name in ("decay", "gain", "v_threshold", "noise_std", "guard_margin"):
@@ -56,7 +56,7 @@ class Neuron:
                 raise ValueError("surrogate=NoisePDF() needs noise_std > 0, or NoisePDF(std=...); got noise_std=0")
             object.__setattr__(self, "surrogate", NoisePDF(self.noise_std))
         check_number("(1 - decay) * v_reset", self.leak_bias, minimum=-FLOAT32.max)
-        scalars = (
+        constants = (
             self.decay,
             self.gain,
             self.leak_bias,
@@ -71,7 +71,7 @@ class Neuron:
             self.surrogate_at_h,
             self.detach_reset,
         )
-        object.__setattr__(self, "scalars", scalars)
+        object.__setattr__(self, "constants", tuple(map(float, constants)))
 
     @property
     def v_rest(self) -> float:

@@ -48,14 +48,14 @@ struct DeviceCall : Call {
 
 template <class Device>
 ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, int64_t noise_step,
-                      int64_t checkpoint_every, TGO_SCALAR_PARAMETERS) {
+                      int64_t checkpoint_every, Constants constants) {
   Device device(any_x);
-  const DeviceCall call(any_x, v_init, seed, noise_step, checkpoint_every, TGO_SCALARS);
+  const DeviceCall call(any_x, v_init, seed, noise_step, checkpoint_every, constants);
   const auto& [x, layout, options] = static_cast<const Call&>(call);
-  Tensor spikes = torch::stable::empty_like(x), v = empty_state(x);
+  Tensor spikes = empty_as(x), v = empty_state(x, layout);
   Tensor penalty = scalar(x, ScalarType::Float);
   Tensor neighbors = scalar(x, ScalarType::Long), fired = scalar(x, ScalarType::Long);
-  Tensor checkpoints = torch::stable::new_empty(x, {call.saved() * layout.neurons}, ScalarType::Float);
+  Tensor checkpoints = row(x, call.saved() * layout.neurons);
   if (layout.neurons) {
     if (v_init) v_init = matched(*v_init, v);
     const Forward a{options.neuron,
@@ -67,8 +67,7 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
                     spikes.mutable_data_ptr(),
                     v.mutable_data_ptr<float>(),
                     call.saved() ? checkpoints.mutable_data_ptr<float>() : nullptr};
-    Tensor partials = torch::stable::new_empty(
-        x, {kMaxBlocks * int64_t(sizeof(BlockTotals) / sizeof(int64_t))}, ScalarType::Long);
+    Tensor partials = row(x, kMaxBlocks * int64_t(sizeof(BlockTotals) / sizeof(int64_t)), ScalarType::Long);
     device.forward(call.form(!v_init, {a.x, a.v_init, a.spikes, a.v_final}), a,
                    static_cast<BlockTotals*>(partials.mutable_data_ptr()),
                    Sums{penalty.mutable_data_ptr<float>(), neighbors.mutable_data_ptr<int64_t>(),
@@ -83,17 +82,17 @@ template <class Device>
 std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, int64_t noise_step,
                                    int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
                                    OptionalTensor g_v_final, OptionalTensor g_penalty, bool need_g_v_init,
-                                   TGO_SCALAR_PARAMETERS) {
+                                   Constants constants) {
   Device device(any_x);
-  const DeviceCall call(any_x, v_init, seed, noise_step, checkpoint_every, TGO_SCALARS);
+  const DeviceCall call(any_x, v_init, seed, noise_step, checkpoint_every, constants);
   const auto& [x, layout, options] = static_cast<const Call&>(call);
   call.check_backward(checkpoints, g_spikes);
-  Tensor g_x = torch::stable::empty_like(x);
-  Tensor g_v_init = need_g_v_init ? empty_state(x) : torch::stable::new_empty(x, {0}, ScalarType::Float);
+  Tensor g_x = empty_as(x);
+  Tensor g_v_init = need_g_v_init ? empty_state(x, layout) : row(x, 0);
   if (layout.neurons) {
     if (g_spikes) g_spikes = matched(*g_spikes, x);
     if (v_init || g_v_final) {
-      const Tensor state = need_g_v_init ? g_v_init : empty_state(x);
+      const Tensor state = need_g_v_init ? g_v_init : empty_state(x, layout);
       if (v_init) v_init = matched(*v_init, state);
       if (g_v_final) g_v_final = matched(*g_v_final, state);
     }

@@ -91,13 +91,18 @@ class _Launch:
 
 
 def lif_fwd(
-    x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, checkpoint_every: int, *scalars: Any
+    x: Tensor,
+    v_init: Tensor | None,
+    seed: Tensor | None,
+    noise_step: int,
+    checkpoint_every: int,
+    constants: list[float],
 ) -> tuple[Tensor, ...]:
-    *constants, soft, noise_std, noise_in_membrane, guard_margin, _, _, _, _, _ = scalars
+    *of_step, soft, noise_std, noise_in_membrane, guard_margin, _, _, _, _, _ = constants
     if checkpoint_every not in (0, 8):
         raise ValueError(f"checkpoint_every must be 0 or 8, got {checkpoint_every}")
     dense, layout = arrange(x)
-    launch = _Launch(layout, noise_step, noise_std, noise_in_membrane, dense)
+    launch = _Launch(layout, noise_step, noise_std, noise_in_membrane > 0, dense)
     programs = launch.programs
     spikes, v_final = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
     rows = (layout.steps - 1) // checkpoint_every if checkpoint_every else 0
@@ -117,11 +122,11 @@ def lif_fwd(
                 penalties,
                 counts,
                 *launch.sizes(),
-                *constants,
+                *of_step,
                 noise_std,
                 guard_margin,
                 HAS_V_INIT=v_init is not None,
-                SOFT=soft,
+                SOFT=soft > 0,
                 GUARD=guard,
                 SAVES=rows > 0,
                 **launch.flags(backward=False),
@@ -148,16 +153,16 @@ def lif_bwd(
     g_v_final: Tensor | None,
     g_penalty: Tensor | None,
     need_g_v_init: bool,
-    *scalars: Any,
+    constants: list[float],
 ) -> tuple[Tensor, Tensor]:
-    *constants, soft, noise_std, noise_in_membrane, guard_margin, curve, height, scale, at_h, detach_reset = scalars
+    *of_step, soft, noise_std, noise_in_membrane, guard_margin, curve, height, scale, at_h, detach_reset = constants
     if checkpoint_every != 8:
         raise ValueError(f"checkpoint_every must be 8, got {checkpoint_every}")
     dense, layout = arrange(x)
     if checkpoints.numel() != (layout.steps - 1) // 8 * layout.neurons:
         raise ValueError(f"checkpoints must be those of the forward, got {checkpoints.numel()} states")
     g_spikes = None if g_spikes is None else like(dense, g_spikes)
-    launch = _Launch(layout, noise_step, noise_std, noise_in_membrane, dense, g_spikes)
+    launch = _Launch(layout, noise_step, noise_std, noise_in_membrane > 0, dense, g_spikes)
     g_x, state = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
     g_v_init = state if need_g_v_init else x.new_empty(0, dtype=torch.float32)
     if launch.programs:
@@ -173,7 +178,7 @@ def lif_bwd(
                 g_x,
                 g_v_init,
                 *launch.sizes(),
-                *constants,
+                *of_step,
                 noise_std,
                 guard_margin,
                 height,
@@ -183,11 +188,11 @@ def lif_bwd(
                 HAS_G_SPIKES=g_spikes is not None,
                 HAS_G_V_FINAL=g_v_final is not None,
                 HAS_G_V_INIT=need_g_v_init,
-                SOFT=soft,
+                SOFT=soft > 0,
                 GUARD=g_penalty is not None and guard_margin > 0,
-                CURVE=curve,
-                SURROGATE_AT_H=at_h,
-                DETACH_RESET=detach_reset,
+                CURVE=int(curve),
+                SURROGATE_AT_H=at_h > 0,
+                DETACH_RESET=detach_reset > 0,
                 **launch.flags(backward=True),
             )
     if dense is not x:
