@@ -150,9 +150,10 @@ class Peer:
     differs: str = ""
     extras: tuple[Extras, ...] = (PLAIN,)
     max_steps: int = 1024
+    max_size: int = 1 << 26  # neuron-steps: what is kept between the passes of all libraries must fit beside each other
 
     def serves(self, case: Case) -> bool:
-        return case.extras in self.extras and case.steps <= self.max_steps
+        return case.extras in self.extras and case.steps <= self.max_steps and case.size <= self.max_size
 
     def difference(self, case: Case) -> str:
         """Where its neuron is another, in words."""
@@ -171,11 +172,12 @@ class Peer:
         return None
 
 
+WHOLE_SWEEP = 1 << 28  # neuron-steps of the largest case
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer(OURS, lambda: fused, "tgo_kernels", extras=EXTRAS),
-        Peer("torch.compile", compiled, extras=EXTRAS, max_steps=32),  # compiles 0.4 s a step
+        Peer(OURS, lambda: fused, "tgo_kernels", extras=EXTRAS, max_size=WHOLE_SWEEP),
+        Peer("torch.compile", compiled, extras=EXTRAS, max_steps=32, max_size=WHOLE_SWEEP),  # compiles 0.4 s a step
         Peer("eager", lambda: composed, extras=EXTRAS),
         Peer("SpikingJelly", spikingjelly, "spikingjelly"),
         Peer("snnTorch", snntorch, "snntorch", replace(NEURON, gain=1.0), "input not scaled by 1/tau; fires at >"),

@@ -7,8 +7,6 @@ what was resident before it, with the default allocator, which gives pages back:
 with glibc alone.
 """
 
-import ctypes
-import gc
 import json
 import platform
 import sys
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import vgg
+from benchmarks import record, vgg
 from benchmarks.cases import selected
 from benchmarks.peers import PEERS, step_of
 from benchmarks.run import milliseconds, tensors
@@ -44,8 +42,7 @@ def main() -> None:
     if platform.libc_ver()[0] == "glibc":
         for leaf in leaves:
             leaf.grad = None
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what is free and resident would hide what the call takes
+        record.release()  # what is free and resident would hide what the call takes
         CLEAR.write_text(RESET_PEAK)
         before = status_kib("VmRSS")
         step()

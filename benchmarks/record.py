@@ -1,7 +1,9 @@
 """What every row of a CSV says about where it comes from, and how the rows are written."""
 
 import csv
+import ctypes
 import datetime
+import gc
 import os
 import platform
 import subprocess
@@ -22,6 +24,13 @@ def tune() -> str:
     """One allocator for all alike, and its name."""
     kept = "glibc, pages kept (M_MMAP_THRESHOLD 1 GiB, M_TRIM_THRESHOLD -1)"
     return kept if tgo.tune_allocator() else "the platform's default"
+
+
+def release() -> None:
+    """Give pages back to the system that are free, where glibc keeps them."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def origin(allocator: str) -> dict[str, object]:

@@ -99,6 +99,7 @@ def figures(case: Case, values: list[float], ceiling: float, bytes_per_step: int
 
 def measure(case: Case, peers: list[Peer], rounds: int, threads: int) -> list[dict[str, object]]:
     torch.set_num_threads(threads)
+    record.release()  # no case inherits the heap of the one before
     x, grad = tensors(case)
     runs = {peer.name: peer.make() for peer in peers if peer.serves(case)}
     calls: dict[str, Callable[[], object]] = {CLONE: x.detach().clone}

@@ -1,16 +1,16 @@
 // fp16 and bf16 rows to fp32 and back: part of kernels_impl.h. Plain loops, which the compiler vectorises. Meanwhile the
-// row of the next block is fetched into the second cache.
+// row that comes `ahead` is fetched.
 
 #define TGO_ROW(j, len) _Pragma("GCC ivdep") for (int64_t j = 0; j < len; ++j)
 
 template <class S>
-void load_row(const uint16_t* from, int64_t len, float* to) {
-  for (int64_t j = 0; j < len; j += 32) __builtin_prefetch(from + kBlock + j, 0, 2);
+void load_row(const uint16_t* from, int64_t len, int64_t ahead, float* to) {
+  for (int64_t j = 0; j < len; j += 32) fetch(from + j + ahead);
   TGO_ROW(j, len) to[j] = widen(S{from[j]});
 }
 
 template <class S>
-void store_row(const float* from, int64_t len, uint16_t* to) {
-  for (int64_t j = 0; j < len; j += 32) __builtin_prefetch(to + kBlock + j, 1, 2);
+void store_row(const float* from, int64_t len, int64_t ahead, uint16_t* to) {
+  for (int64_t j = 0; j < len; j += 32) __builtin_prefetch(to + j + ahead, 1, 2);
   TGO_ROW(j, len) to[j] = narrow<S>(from[j]).bits;
 }

@@ -39,8 +39,8 @@ TGO_HD void stream(float* to, F value, Count count, bool past_caches) {
     store(to, value, count);
 }
 
-// The same place of the next block, into the second cache: rows are too short for the machine to foresee it.
-TGO_HD void fetch_next(const float* at) { __builtin_prefetch(at + kBlock, 0, 2); }
+// Into the second cache, ahead of its use: rows are too short for the machine to foresee the next.
+TGO_HD void fetch(const void* at) { __builtin_prefetch(at, 0, 2); }
 
 template <class Body>
 TGO_HD void for_vectors(int64_t len, const Body& body) {
@@ -122,8 +122,8 @@ TGO_HD F disturbed(F h, Rows xi, int64_t i, int64_t j, Count count, const Neuron
 
 // Row by row, so that no vector waits for the step before its own; the state stays in the cache.
 template <bool noisy, bool guarded>
-void forward(const Neuron& constants, int64_t steps, int64_t len, Rows x, Rows xi, const float* v, float* v_next,
-             OutRows s, bool past_caches, bool v_past_caches, Totals* totals) {
+void forward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi, const float* v,
+             float* v_next, OutRows s, bool past_caches, bool v_past_caches, Totals* totals) {
   const Neuron n = constants;
   const F zero{};
   F fired{}, neighbors{};  // exact: at most 2^24 a lane
@@ -134,7 +134,7 @@ void forward(const Neuron& constants, int64_t steps, int64_t len, Rows x, Rows x
     float* after = i + 1 < steps ? state : v_next;
     const bool after_past_caches = v_past_caches && i + 1 == steps;
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-      fetch_next(x[i] + j);
+      fetch(x[i] + j + ahead);
       // Lanes past the row count nothing.
       const bool whole = std::is_same_v<decltype(count), Whole>;
       const F one = whole ? splat<F>(1.f) : load(kOnes, count);
@@ -162,14 +162,14 @@ void forward(const Neuron& constants, int64_t steps, int64_t len, Rows x, Rows x
 }
 
 template <bool noisy, bool guarded, Curve curve>
-void backward(const Neuron& constants, int64_t steps, int64_t len, Rows x, Rows xi, const float* v, Rows g_s, float k,
-              float* g_v, OutRows g_x, bool past_caches) {
+void backward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi, const float* v,
+              Rows g_s, float k, float* g_v, OutRows g_x, bool past_caches) {
   const Neuron n = constants;
   alignas(64) float membrane[kMaxChunk][kBlock], state[kBlock];
   for (int64_t i = 0; i < steps; ++i) {
     const float* before = i ? state : v;
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-      fetch_next(x[i] + j);
+      fetch(x[i] + j + ahead);
       const F h = charge(load(before + j, count), load(x[i] + j, count), n);
       store(membrane[i] + j, h, count);
       store(state + j, reset(h, disturbed<noisy>(h, xi, i, j, count, n), n), count);
@@ -177,7 +177,7 @@ void backward(const Neuron& constants, int64_t steps, int64_t len, Rows x, Rows 
   }
   for (int64_t i = steps - 1; i >= 0; --i)
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-      fetch_next(g_s[i] + j);
+      fetch(g_s[i] + j + ahead);
       const F h = load(membrane[i] + j, count);
       const F u = disturbed<noisy>(h, xi, i, j, count, n);
       const F z = surrogate<curve>((n.surrogate_at_h ? h : u) - n.v_threshold, n.curve_height, n.curve_scale);

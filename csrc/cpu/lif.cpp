@@ -34,19 +34,19 @@ class BlockNoise {
     std::fill(s_.index + len, s_.index + kBlock, 0);
   }
 
-  // The normals of the steps begin .. end - 1, at most kMaxChunk, in rows.
-  void draw(int64_t begin, int64_t end, const float* xi[kMaxChunk]) {
+  // The normals of a chunk, in rows.
+  void draw(const Chunk& c, const float* xi[kMaxChunk]) {
     if (!options_.noisy) return;
-    const int64_t first = (options_.noise_step + begin) / kStepsPerBlock;
-    const int64_t last = (options_.noise_step + end - 1) / kStepsPerBlock;
-    const int64_t from = first * kStepsPerBlock - options_.noise_step;  // may lie before `begin`
+    const int64_t first = (options_.noise_step + c.t) / kStepsPerBlock;
+    const int64_t last = (options_.noise_step + c.t + c.steps - 1) / kStepsPerBlock;
+    const int64_t from = first * kStepsPerBlock - options_.noise_step;  // may lie before the chunk
     for (int64_t q = first; q <= last; ++q) {
       float* rows[kStepsPerBlock];
       for (int64_t i = 0; i < kStepsPerBlock; ++i) rows[i] = s_.noise[(q - first) * kStepsPerBlock + i];
       kernels_.noise(uint64_t(*options_.seed), layout_.logical_order() ? nullptr : s_.index, m_, len_, uint32_t(q),
                      rows);
     }
-    for (int64_t t = begin; t < end; ++t) xi[t - begin] = s_.noise[t - from];
+    for (int64_t i = 0; i < c.steps; ++i) xi[i] = s_.noise[c.t + i - from];
   }
 
  private:
@@ -101,18 +101,20 @@ Totals forward(const Options& options, const Layout& layout, const Kernels& kern
     float* out[kMaxChunk];
     const float* v = v_init ? v_init + m : s.v;
     if (!v_init) std::fill(s.v, s.v + len, options.neuron.v_rest);
-    const bool past_caches = spikes.past_caches(m, len);
-    const int64_t chunk = options.checkpoint_every ? options.checkpoint_every : kMaxChunk;
-    for (int64_t begin = 0; begin < layout.steps; begin += chunk) {
-      const int64_t end = std::min(begin + chunk, layout.steps), steps = end - begin;
+    const int64_t size = options.checkpoint_every ? options.checkpoint_every : kMaxChunk;
+    for (int64_t t = 0; t < layout.steps; t += size) {
+      const int64_t end = std::min(t + size, layout.steps);
       const bool last = end == layout.steps;
-      float* v_next = last ? v_final + m : checkpoints ? checkpoints + begin / chunk * layout.neurons + m : s.v;
-      noise.draw(begin, end, xi);
-      x.read(begin, steps, m, len, s.x, in);
-      spikes.begin(begin, steps, m, len, s.out, out);
-      kernels.forward[options.noisy][guarded](options.neuron, steps, len, in, xi, v, v_next, out, past_caches,
-                                              past_caches && last && v_aligned, &totals[b]);
-      spikes.finish(begin, steps, m, len, out);
+      const int64_t next = last ? layout.offset(m + kBlock, 0) : layout.offset(m, end);
+      const Chunk chunk{t, end - t, m, len, next - layout.offset(m, t)};
+      float* v_next = last ? v_final + m : checkpoints ? checkpoints + t / size * layout.neurons + m : s.v;
+      noise.draw(chunk, xi);
+      x.read(chunk, s.x, in);
+      spikes.begin(chunk, s.out, out);
+      const bool past_caches = spikes.past_caches(chunk);
+      kernels.forward[options.noisy][guarded](options.neuron, chunk.steps, len, x.ahead(chunk), in, xi, v, v_next, out,
+                                              past_caches, past_caches && last && v_aligned, &totals[b]);
+      spikes.finish(chunk, out);
       v = v_next;
     }
   });
@@ -128,7 +130,7 @@ Totals forward(const Options& options, const Layout& layout, const Kernels& kern
 void backward(const Options& options, const Layout& layout, const Kernels& kernels, const RowIO& x,
               const RowIO& g_spikes, const RowIO& g_x, const float* v_init, const float* checkpoints, float k,
               float* g_v) {
-  const int64_t chunk = options.checkpoint_every;
+  const int64_t size = options.checkpoint_every, last = (layout.steps - 1) / size * size;
   for_each_block(layout, [&](int64_t, int64_t m, int64_t len) {
     BlockNoise noise(options, layout, kernels, m, len);
     Scratch& s = scratch();
@@ -137,17 +139,18 @@ void backward(const Options& options, const Layout& layout, const Kernels& kerne
     std::fill(g_s, g_s + kMaxChunk, s.zeros);
     float* g = g_v ? g_v + m : s.g_v;
     if (!g_v) std::fill(g, g + len, 0.f);
-    for (int64_t begin = (layout.steps - 1) / chunk * chunk; begin >= 0; begin -= chunk) {
-      const int64_t end = std::min(begin + chunk, layout.steps), steps = end - begin;
-      const float* v = begin ? checkpoints + (begin / chunk - 1) * layout.neurons + m : v_init ? v_init + m : s.v;
+    for (int64_t t = last; t >= 0; t -= size) {
+      const int64_t next = t ? layout.offset(m, t - size) : layout.offset(m + kBlock, last);
+      const Chunk chunk{t, std::min(size, layout.steps - t), m, len, next - layout.offset(m, t)};
+      const float* v = t ? checkpoints + (t / size - 1) * layout.neurons + m : v_init ? v_init + m : s.v;
       if (v == s.v) std::fill(s.v, s.v + len, options.neuron.v_rest);
-      noise.draw(begin, end, xi);
-      x.read(begin, steps, m, len, s.x, in);
-      if (g_spikes) g_spikes.read(begin, steps, m, len, s.g_s, g_s);
-      g_x.begin(begin, steps, m, len, s.out, out);
-      kernels.backward[options.noisy][k != 0][options.curve](options.neuron, steps, len, in, xi, v, g_s, k, g, out,
-                                                             g_x.past_caches(m, len));
-      g_x.finish(begin, steps, m, len, out);
+      noise.draw(chunk, xi);
+      x.read(chunk, s.x, in);
+      if (g_spikes) g_spikes.read(chunk, s.g_s, g_s);
+      g_x.begin(chunk, s.out, out);
+      kernels.backward[options.noisy][k != 0][options.curve](options.neuron, chunk.steps, len, x.ahead(chunk), in, xi, v,
+                                                             g_s, k, g, out, g_x.past_caches(chunk));
+      g_x.finish(chunk, out);
     }
   });
 }
