@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kLanes = sizeof(F) / sizeof(float);
 constexpr int kPhilox = 4;  // vectors of Philox lanes side by side
+constexpr int kBoxMuller = 4;  // vectors of Box-Muller side by side
 
 #define TGO_INLINE __attribute__((always_inline))
 
@@ -71,6 +72,18 @@ TGO_HD Word<F> low_halves(Lanes a, Lanes b) {
 #endif
 }
 
+// Vectors side by side, of which the compiler makes as many operations.
+typedef float Several __attribute__((vector_size(kBoxMuller * sizeof(F))));
+struct SeveralRoots {
+  TGO_HD Several operator()(Several x) const {
+    F each[kBoxMuller];
+    memcpy(each, &x, sizeof(x));
+    for (F& one : each) one = Root()(one);
+    memcpy(&x, each, sizeof(x));
+    return x;
+  }
+};
+
 void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z) {
   alignas(64) uint32_t words[4][kBlock];
   Lanes count, keys[2 * kRounds];
@@ -102,14 +115,14 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uin
         *high = Lanes{} + (uint64_t(first) >> 32);
       });
   for (int pair = 0; pair < 4; pair += 2)  // loops of its own: the constants of both would not fit in the registers
-    for (int64_t j = 0; j < len; j += kLanes) {
-      Word<F> a, b;
+    for (int64_t j = 0; j < len; j += kBoxMuller * kLanes) {
+      Word<Several> a, b;
       memcpy(&a, words[pair] + j, sizeof(a));
       memcpy(&b, words[pair + 1] + j, sizeof(b));
-      F z0, z1;
-      box_muller<Root, F>(a, b, &z0, &z1);
-      store(z[pair] + j, z0, Whole());
-      store(z[pair + 1] + j, z1, Whole());
+      Several z0, z1;
+      box_muller<SeveralRoots, Several>(a, b, &z0, &z1);
+      memcpy(z[pair] + j, &z0, sizeof(z0));
+      memcpy(z[pair + 1] + j, &z1, sizeof(z1));
     }
 }
 
