@@ -97,8 +97,8 @@ bench-peers: .venv-peers/built
 		"headline/*/plain/fp32/*" "headline/*/both/fp32/*" "headline/*/plain/bf16/training" "call/*" "T/*" \
 		"vgg11/*/T4/plain/fp32/training" "sew18/*/T4/plain/fp32/training" "spikformer/*/T4/plain/fp32/training"
 	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/neurons.csv "N/*"
-	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/threads.csv --threads 1 2 \
-		"headline/N262144/*/plain/fp32/training"
+	$(PEERS) -m benchmarks.run "headline/N262144/*/plain/fp32/training" --threads 1 2 \
+		--engines $(ENGINES) --out benchmarks/results/threads.csv
 	$(PEERS) -m benchmarks.vgg --engines $(ENGINES)
 	$(PEERS) -m benchmarks.errors --engines $(ENGINES)
 	$(PEERS) -m benchmarks.plot

@@ -11,6 +11,6 @@ void load_row(const uint16_t* from, int64_t len, int64_t ahead, float* to) {
 
 template <class S>
 void store_row(const float* from, int64_t len, int64_t ahead, uint16_t* to) {
-  for (int64_t j = 0; j < len; j += 32) __builtin_prefetch(to + j + ahead, 1, 2);
+  for (int64_t j = 0; j < len; j += 32) fetch_to_write(to + j + ahead);
   TGO_ROW(j, len) to[j] = narrow<S>(from[j]).bits;
 }

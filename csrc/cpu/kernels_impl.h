@@ -42,6 +42,7 @@ TGO_HD void stream(float* to, F value, Count count, bool past_caches) {
 
 // Into the second cache, ahead of its use: rows are too short for the machine to foresee the next.
 TGO_HD void fetch(const void* at) { __builtin_prefetch(at, 0, 2); }
+TGO_HD void fetch_to_write(const void* at) { __builtin_prefetch(at, 1, 2); }
 
 template <class Body>
 TGO_HD void for_vectors(int64_t len, const Body& body) {
@@ -148,6 +149,7 @@ void forward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead,
     const bool after_past_caches = v_past_caches && i + 1 == steps;
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
       fetch(x[i] + j + ahead);
+      if (!past_caches) fetch_to_write(s[i] + j + ahead);
       // Lanes past the row count nothing.
       const bool whole = std::is_same_v<decltype(count), Whole>;
       const F one = whole ? splat<F>(1.f) : load(kOnes, count);
@@ -191,6 +193,7 @@ void backward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead
   for (int64_t i = steps - 1; i >= 0; --i)
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
       fetch(g_s[i] + j + ahead);
+      if (!past_caches) fetch_to_write(g_x[i] + j + ahead);
       const F h = load(membrane[i] + j, count);
       const F u = disturbed<noisy>(h, xi, i, j, count, n);
       const F z = surrogate<curve>((n.surrogate_at_h ? h : u) - n.v_threshold, n.curve_height, n.curve_scale);
