@@ -76,8 +76,8 @@ wheel: $(VENV)/installed
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run
-	$(BIN)/python -m benchmarks.errors --engines $(wordlist 1,3,$(ENGINES))
-	$(BIN)/python -m benchmarks.plot
+	$(BIN)/python -m benchmarks.errors --engines $(wordlist 1,3,$(ENGINES)) --out benchmarks/results/bench_errors.csv
+	$(BIN)/python -m benchmarks.plot bench
 
 # Their pins on torch, nir and hardware drivers are stale: what is imported of them is installed by name.
 .venv-peers/built: pyproject.toml setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
@@ -96,12 +96,12 @@ bench-peers: .venv-peers/built
 	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/peers.csv \
 		"headline/*/plain/fp32/*" "headline/*/both/fp32/*" "headline/*/plain/bf16/training" "call/*" "T/*" \
 		"vgg11/*/T4/plain/fp32/training" "sew18/*/T4/plain/fp32/training" "spikformer/*/T4/plain/fp32/training"
-	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/neurons.csv "N/*"
+	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/peers_neurons.csv "N/*"
 	$(PEERS) -m benchmarks.run "headline/N262144/*/plain/fp32/training" --threads 1 2 \
-		--engines $(ENGINES) --out benchmarks/results/threads.csv
-	$(PEERS) -m benchmarks.vgg --engines $(ENGINES)
-	$(PEERS) -m benchmarks.errors --engines $(ENGINES)
-	$(PEERS) -m benchmarks.plot
+		--engines $(ENGINES) --out benchmarks/results/peers_threads.csv
+	$(PEERS) -m benchmarks.vgg --engines $(ENGINES) --out benchmarks/results/peers_step.csv
+	$(PEERS) -m benchmarks.errors --engines $(ENGINES) --out benchmarks/results/peers_errors.csv
+	$(PEERS) -m benchmarks.plot peers
 
 gpu: $(VENV)/installed
 	@if $(BIN)/python -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then $(MAKE) gpu-here; \

@@ -41,7 +41,7 @@ def errors(peer: Peer, steps: int, dtype: str, neurons: int = 16384) -> dict[str
 def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--engines", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "errors.csv", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "bench_errors.csv", help="default: %(default)s")
     options = parser.parse_args()
     about = record.origin(record.tune())
     passed, reasons = gate([PEERS[name] for name in options.engines])

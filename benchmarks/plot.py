@@ -1,6 +1,6 @@
 """The pictures of the README, drawn from the CSV of a run.
 
-python -m benchmarks.plot [--results benchmarks/results] [--figures figures]
+python -m benchmarks.plot bench|peers [--results benchmarks/results] [--figures figures]
 """
 
 import argparse
@@ -105,28 +105,26 @@ def error(rows: Rows, path: Path) -> None:
     finish(axes, path)
 
 
-def draw(results: Path, figures: Path) -> list[Path]:
-    """Every picture whose CSV is there; that of all peers before that of few."""
+def draw(run: str, results: Path, figures: Path) -> list[Path]:
+    """Every picture of a run ("bench" or "peers") whose CSV is there."""
     figures.mkdir(parents=True, exist_ok=True)
-    found = [path for name in ("peers.csv", "bench.csv") if (path := results / name).exists()]
-    sources = {path: (speed, time_steps, memory) for path in found[:1]}
-    sources |= {path: (neurons,) for path in [results / "neurons.csv"] if path.exists()}
-    sources |= {path: (error,) for path in [results / "errors.csv"] if path.exists()}
+    sources = {run: (speed, time_steps, memory), f"{run}_neurons": (neurons,), f"{run}_errors": (error,)}
     drawn = []
     for source, pictures in sources.items():
-        rows = record.read(source)
-        for picture in pictures:
+        path = results / f"{source}.csv"
+        for picture in pictures if path.exists() else ():
             drawn.append(figures / f"bench_{picture.__name__}.png")
-            picture(rows, drawn[-1])
+            picture(record.read(path), drawn[-1])
     return drawn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("run", choices=("bench", "peers"))
     parser.add_argument("--results", type=Path, default=record.RESULTS)
     parser.add_argument("--figures", type=Path, default=record.RESULTS.parents[1] / "figures")
     options = parser.parse_args()
-    for path in draw(options.results, options.figures):
+    for path in draw(options.run, options.results, options.figures):
         print(path)
 
 

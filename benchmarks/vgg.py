@@ -118,7 +118,7 @@ def main() -> int:
     parser.add_argument("--engines", nargs="+", choices=PEERS, default=[OURS, "torch.compile", "eager"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "step.csv", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "bench_step.csv", help="default: %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     about = record.origin(record.tune())

@@ -109,11 +109,11 @@ def test_pictures_are_drawn(tmp_path):
         for name, ms in ((OURS, 1.0), ("eager", 6.0)):
             values = (case.name, network, "N512", steps, 512, "plain", "fp32", "training", name, "1", "", 2)
             rows.append(dict(zip(record.MEASURED, values, strict=True)) | {"p50_ms": ms, "held_B_per_step": 4})
-    for name in ("bench", "neurons"):
+    for name in ("peers", "peers_neurons"):
         record.write(tmp_path / f"{name}.csv", rows)
     row = {"engine": OURS, "T": 4, "dtype": "fp32", "gradient_rms": 1e-7}
-    record.write(tmp_path / "errors.csv", [row, row | {"T": 8}], errors.COLUMNS)
-    drawn = plot.draw(tmp_path, tmp_path / "figures")
+    record.write(tmp_path / "peers_errors.csv", [row, row | {"T": 8}], errors.COLUMNS)
+    drawn = plot.draw("peers", tmp_path, tmp_path / "figures")
     names = ("speed", "time_steps", "memory", "neurons", "error")
     assert [path.name for path in drawn] == [f"bench_{name}.png" for name in names]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
