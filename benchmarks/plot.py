@@ -37,7 +37,7 @@ def panel(title: str, x: str, y: str) -> Axes:
 
 def finish(axes: Axes, path: Path, legend: bool = True) -> None:
     if legend:
-        axes.legend(frameon=False, labelcolor=GREY, fontsize="small")
+        axes.figure.legend(loc="outside right center", frameon=False, labelcolor=GREY, fontsize="small")
     axes.figure.savefig(path, dpi=150, transparent=True)
     plt.close(axes.figure)
 
