@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -191,6 +192,20 @@ def test_second_backward_and_second_derivative_raise():
     loss.backward()
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
+
+
+def test_a_small_call_is_short():
+    """Nothing between the layer and the operators that takes longer than they do, such as inspect.signature."""
+    x, grad, neuron = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8), tgo.Neuron()
+    tgo.lif(x)  # finds the engine
+    files: list[str] = []
+    sys.setprofile(lambda frame, event, _: files.append(frame.f_code.co_filename) if event == "call" else None)
+    try:
+        tgo.functional.run(x, None, neuron, None, 0, "native").spikes.backward(grad)
+    finally:
+        sys.setprofile(None)
+    assert not [file for file in files if Path(file).name in ("inspect.py", "abc.py")]
+    assert len([file for file in files if "tgo_kernels" in Path(file).parts]) <= 10
 
 
 def test_transforms_that_it_does_not_have_raise():
