@@ -101,6 +101,7 @@ bench-peers: .venv-peers/built
 		--engines $(ENGINES) --out benchmarks/results/peers_threads.csv
 	$(PEERS) -m benchmarks.vgg --engines $(ENGINES) --out benchmarks/results/peers_step.csv
 	$(PEERS) -m benchmarks.errors --engines $(ENGINES) --out benchmarks/results/peers_errors.csv
+	$(PEERS) -m benchmarks.allocator
 	$(PEERS) -m benchmarks.plot peers
 
 gpu: $(VENV)/installed

@@ -10,8 +10,8 @@ pytest.importorskip("matplotlib")
 
 import tgo_kernels as tgo
 from benchmarks import errors, plot, record, run, verify, vgg
-from benchmarks.cases import BOTH, PLAIN, Case, cases, selected
-from benchmarks.peers import DECAY, GAIN, OURS, PEERS, Peer
+from benchmarks.cases import BOTH, EXTRAS, PLAIN, Case, cases, selected
+from benchmarks.peers import DECAY, GAIN, OURS, PEERS, Peer, composed
 
 SMALL = Case("headline", "N512", 4, (512,))
 
@@ -47,6 +47,19 @@ def test_the_gate_is_red_for_another_neuron(what, constants):
     passed, reasons = verify.gate([Peer("other", lambda: other), PEERS[OURS]])
     assert [peer.name for peer in passed] == [OURS]
     assert reasons["other"].startswith("RED") and what in reasons["other"]
+
+
+def test_the_gate_is_red_without_noise_and_for_wrong_bf16():
+    def quiet(x, extras):
+        return composed(x, replace(extras, noise=False))
+
+    def fp32_alone(x, extras):
+        return (x * 0 if x.dtype == torch.bfloat16 else composed(x, extras)[0]), None
+
+    peers = [Peer("quiet", lambda: quiet, extras=EXTRAS), Peer("fp32", lambda: fp32_alone)]
+    passed, reasons = verify.gate(peers)
+    assert passed == [] and "noise, fp32: the mean of spikes" in reasons["quiet"]
+    assert "plain, bf16: the mean of spikes" in reasons["fp32"]
 
 
 def test_the_gate_names_what_is_not_installed_and_what_fails():

@@ -201,11 +201,19 @@ def test_a_small_call_is_short():
     files: list[str] = []
     sys.setprofile(lambda frame, event, _: files.append(frame.f_code.co_filename) if event == "call" else None)
     try:
-        tgo.functional.run(x, None, neuron, None, 0, "native").spikes.backward(grad)
+        tgo.functional.run(x, None, neuron, None, 0, "auto").spikes.backward(grad)
     finally:
         sys.setprofile(None)
     assert not [file for file in files if Path(file).name in ("inspect.py", "abc.py")]
     assert len([file for file in files if "tgo_kernels" in Path(file).parts]) <= 10
+
+
+def test_a_state_may_outlive_a_functorch_transform():
+    layer, x = tgo.LIF(2.0, stateful=True), torch.randn(4, 8)
+    torch.func.grad(lambda y: layer(y).sum())(x)
+    x.requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad is not None
 
 
 def test_transforms_that_it_does_not_have_raise():

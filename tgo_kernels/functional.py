@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from tgo_kernels import noise, ops, reference
 from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
@@ -115,8 +116,9 @@ class _LIF(torch.autograd.Function):
         return tuple(None if g is None else _Once.apply(g, *inputs) for g in gradients)
 
 
-# What Function.apply comes to in eager mode, less its binding of the arguments, which takes longer than a small layer.
-_apply = super(torch.autograd.Function, _LIF).apply
+def _apply(*arguments):
+    """Function.apply in eager mode, less its binding of the arguments, which takes longer than a small layer."""
+    return super(torch.autograd.Function, _LIF).apply(*unwrap_dead_wrappers(arguments))
 
 
 def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):
