@@ -7,8 +7,6 @@ The setting holds for a process, so that each figure comes from one of its own.
 
 import argparse
 import statistics
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -46,9 +44,7 @@ def main() -> None:
         return
     rows = []
     for engine, setting in tqdm(list(product(options.engines, SETTINGS)), desc="processes"):
-        command = [sys.executable, "-m", "benchmarks.allocator", "--engines", engine, "--here", setting]
-        output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=record.RESULTS.parents[1])
-        values = (CASE, engine, setting, output.stdout.split()[-1])
+        values = (CASE, engine, setting, record.ask("benchmarks.allocator", "--engines", engine, "--here", setting))
         rows.append(dict(zip(COLUMNS, values, strict=False)) | record.origin("see setting"))
         print(f"{engine:<14} {setting:<8} {rows[-1]['p50_ms']} ms")
     record.write(options.out, rows, COLUMNS)

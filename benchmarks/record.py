@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -31,6 +32,14 @@ def release() -> None:
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def ask(module: str, *arguments: str, **environment: str) -> str:
+    """The last line that a module of the benchmarks prints, run in a process of its own."""
+    command = [sys.executable, "-m", module, *arguments]
+    where, environment = RESULTS.parents[1], os.environ | environment
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=where, env=environment)
+    return output.stdout.splitlines()[-1]
 
 
 def origin(allocator: str) -> dict[str, object]:

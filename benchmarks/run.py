@@ -9,9 +9,7 @@ all alike.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -64,11 +62,8 @@ def held(run: Run, case: Case, x: Tensor) -> int:
 
 def probe(case: str, peer: Peer, threads: int) -> dict[str, str]:
     """First call and peak memory, in a process of its own with the platform's default allocator."""
-    command = [sys.executable, "-m", "benchmarks.probe", case, peer.name, str(threads)]
-    environment = os.environ | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # what was compiled before is compiled anew
-    where = record.RESULTS.parents[1]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=where, env=environment)
-    return json.loads(output.stdout.splitlines()[-1])
+    anew = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}  # what was compiled before is compiled again
+    return json.loads(record.ask("benchmarks.probe", case, peer.name, str(threads), **anew))
 
 
 def times_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

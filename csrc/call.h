@@ -128,6 +128,8 @@ struct Call {
                checkpoint_every};
   }
 
+  const float* data(const OptionalTensor& t) const { return t ? t->const_data_ptr<float>() : nullptr; }
+
   // How many states the forward saves.
   int64_t saved() const { return options.checkpoint_every ? (layout.steps - 1) / options.checkpoint_every : 0; }
 

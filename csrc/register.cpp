@@ -38,9 +38,9 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
 
   cpu::Totals totals;
   if (layout.neurons) {
-    const Tensor start = v_init ? matched(*v_init, v) : v;
+    if (v_init) v_init = matched(*v_init, v);
     totals = cpu::forward(options, layout, call.kernels, call.input(x), call.output(spikes),
-                          v_init ? start.const_data_ptr<float>() : nullptr, v.mutable_data_ptr<float>(),
+                          call.data(v_init), v.mutable_data_ptr<float>(),
                           saved ? checkpoints.mutable_data_ptr<float>() : nullptr);
   }
   *penalty.mutable_data_ptr<float>() = float(layout.neurons ? totals.penalty / double(x.numel()) : 0.);
@@ -66,11 +66,11 @@ std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, Optional
   if (layout.neurons) {
     const float k = g_penalty ? float(double(*g_penalty->const_data_ptr<float>()) / double(x.numel())) : 0.f;
     const Tensor g_s = g_spikes ? matched(*g_spikes, x) : x;
-    const Tensor start = v_init ? matched(*v_init, empty_state(x, layout)) : checkpoints;
+    if (v_init) v_init = matched(*v_init, empty_state(x, layout));
     const float* saved = checkpoints.numel() ? checkpoints.const_data_ptr<float>() : nullptr;
     cpu::backward(options, layout, call.kernels, call.input(x),
                        g_spikes ? call.input(g_s) : RowIO(nullptr, Storage::kFloat, layout, call.kernels), call.output(g_x),
-                       v_init ? start.const_data_ptr<float>() : nullptr, saved, k,
+                       call.data(v_init), saved, k,
                        state ? g_v.mutable_data_ptr<float>() : nullptr);
   }
   return {g_x, need_g_v_init ? g_v : row(x, 0)};

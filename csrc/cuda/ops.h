@@ -42,8 +42,6 @@ struct DeviceCall : Call {
     const bool aligned = !options.noisy || options.noise_step % kSpan == 0;
     return {storage_of(x), wide, options.noisy, layout.steps == kSpan && aligned && rest, options.curve};
   }
-
-  const float* data(const OptionalTensor& t) const { return t ? t->const_data_ptr<float>() : nullptr; }
 };
 
 template <class Device>
