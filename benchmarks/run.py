@@ -28,7 +28,7 @@ DEFAULT = ("headline/*/plain/fp32/*", "headline/*/both/fp32/*", "headline/*/plai
 CLONE = "torch.clone"
 WARM_UP = 2
 LIMIT_S = 30.0  # a case ends after this, with at least three rounds
-SAMPLE_MS = 2.0  # a shorter call is repeated until it takes this long
+SAMPLE_MS = 10.0  # a shorter call is repeated until it takes this long, so that it is not half cold
 
 
 def tensors(case: Case) -> tuple[Tensor, Tensor]:

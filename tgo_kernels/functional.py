@@ -1,8 +1,10 @@
 """The door: ``lif()`` checks its arguments, picks an engine, and is one autograd Function."""
 
+import functools
+
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch._C._functorch import unwrap_if_dead as _unwrap_if_dead
 
 from tgo_kernels import noise, ops, reference
 from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
@@ -65,8 +67,21 @@ def lif(
         TypeError, ValueError: naming the argument, what was expected and what came.
         RuntimeError: ``impl`` cannot serve x; or a second differentiation of the gradient.
     """
-    neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
+    neuron = _neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
     return run(x, v_init, neuron, noise_seed, noise_step, impl)
+
+
+_known = functools.lru_cache(maxsize=256, typed=True)(Neuron)
+
+
+def _neuron(*constants) -> Neuron:
+    """The neuron, checked once for all calls."""
+    if torch.compiler.is_compiling():
+        return Neuron(*constants)
+    try:
+        return _known(*constants)
+    except TypeError:  # unhashable: the constructor says which
+        return Neuron(*constants)
 
 
 def run(
@@ -116,9 +131,10 @@ class _LIF(torch.autograd.Function):
         return tuple(None if g is None else _Once.apply(g, *inputs) for g in gradients)
 
 
-def _apply(*arguments):
+def _apply(x, v_init, *others):
     """Function.apply in eager mode, less its binding of the arguments, which takes longer than a small layer."""
-    return super(torch.autograd.Function, _LIF).apply(*unwrap_dead_wrappers(arguments))
+    v_init = None if v_init is None else _unwrap_if_dead(v_init)
+    return super(torch.autograd.Function, _LIF).apply(_unwrap_if_dead(x), v_init, *others)
 
 
 def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):

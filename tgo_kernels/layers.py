@@ -100,14 +100,11 @@ class LIF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         neuron = self.neuron if self.training or self.noise_in_eval else self.neuron.without_noise()
-        if self.stateful:
-            out = self._continue(x, neuron)
-            self.v = out.v_final
-        else:
-            out = run(x, None, neuron, None, 0, self.impl)
-            self.v = out.v_final.detach()
-        self.penalty = out.penalty
-        self._counts = out.neighbors, out.fired, x.numel()
+        out = self._continue(x, neuron) if self.stateful else run(x, None, neuron, None, 0, self.impl)
+        known = self.__dict__  # Module.__setattr__ takes 2 us for each
+        known["v"] = out.v_final if self.stateful else out.v_final.detach()
+        known["penalty"] = out.penalty
+        known["_counts"] = out.neighbors, out.fired, x.numel()
         return out.spikes
 
     def _continue(self, x: Tensor, neuron: Neuron) -> LIFOutput:
