@@ -24,6 +24,11 @@ COLOURS = dict(zip(PEERS, ("#e8590c", "#4c8dd6", "#8a8f98", "#2f9e8f", "#b06ad1"
 
 def panel(title: str, x: str, y: str) -> Axes:
     _, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    style(axes, title, x, y)
+    return axes
+
+
+def style(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, color=GREY)
     axes.set_xlabel(x, color=GREY)
     axes.set_ylabel(y, color=GREY)
@@ -32,7 +37,6 @@ def panel(title: str, x: str, y: str) -> Axes:
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_color(GREY)
-    return axes
 
 
 def finish(axes: Axes, path: Path, legend: bool = True) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from benchmarks import record
 from benchmarks.cases import PLAIN
 from benchmarks.peers import OURS, PEERS, Peer, forward_backward
+from benchmarks.robustness.models import vgg11
 from benchmarks.run import probe, times_of
 from benchmarks.verify import gate
 
-CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
-FULLY_CONNECTED, CLASSES = 4096, 10
+CLASSES = 10
 COLUMNS = ("engine", "version", "differs", "threads", "T", "batch", "step_p20_ms", "step_p50_ms", "step_p80_ms")
 COLUMNS = (*COLUMNS, "lif_ms", "lif_share", "peak_MiB", "first_call_ms", *record.ORIGIN)
 
@@ -36,31 +36,6 @@ class Spike(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x, PLAIN)[0]
-
-
-class OverTime(nn.Sequential):
-    """Layers without state, on all time steps as one batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
-def vgg11(peer: Peer, width: float = 1.0) -> nn.Sequential:
-    """VGG-11 (arXiv 1409.1556, A) with batch normalisation and LIF neurons; ``width`` scales its channels."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    before = 3
-    for channels in CHANNELS:
-        if isinstance(channels, str):
-            layers.append(OverTime(nn.MaxPool2d(2)))
-            continue
-        after = max(1, int(channels * width))
-        layers += [OverTime(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)), Spike(peer)]
-        before = after
-    hidden = max(1, int(FULLY_CONNECTED * width))
-    layers += [OverTime(nn.Flatten(), nn.Linear(before, hidden)), Spike(peer)]
-    layers += [OverTime(nn.Linear(hidden, hidden)), Spike(peer), OverTime(nn.Linear(hidden, CLASSES))]
-    return nn.Sequential(*layers)
 
 
 def lif_inputs(network: nn.Sequential, images: Tensor) -> list[tuple[Spike, Tensor]]:
@@ -78,7 +53,8 @@ def training_step(
     peer: Peer, batch: int = 32, steps: int = 4, width: float = 1.0
 ) -> tuple[Callable[[], None], nn.Sequential, Tensor]:
     """A step, its network and its images."""
-    network = vgg11(peer, width)
+    torch.manual_seed(0)
+    network = vgg11(lambda: Spike(peer), width, inputs=3)
     images, labels = torch.rand(steps, batch, 3, 32, 32), torch.randint(CLASSES, (batch,))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
 

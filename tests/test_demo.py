@@ -13,7 +13,8 @@ pytest.importorskip("matplotlib")
 
 import tgo_kernels as tgo
 from benchmarks.robustness import attacks, data, demo, distances, train
-from benchmarks.robustness.models import ConvSNN, lif_layers
+from benchmarks.robustness.models import Classifier, classifier, lif_layers
+from benchmarks.robustness.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,9 @@ def test_augmentation_moves_and_mirrors_whole_images():
 
 
 @pytest.fixture
-def guarded() -> ConvSNN:
+def guarded() -> Classifier:
     torch.manual_seed(0)
-    return ConvSNN(lambda: tgo.LIF.from_decay(noise_std=0.2, guard_margin=0.5), channels=(2, 3), steps=2)
+    return classifier("conv", lambda: tgo.LIF.from_decay(noise_std=0.2, guard_margin=0.5), steps=2, channels=(2, 3))
 
 
 @pytest.mark.parametrize("make", [attacks.fgsm, attacks.pgd])
@@ -174,11 +175,11 @@ def test_a_short_run_writes_table_record_and_picture(tmp_path, capsys, monkeypat
 
 
 def test_two_trainings_with_one_seed_are_the_same(subset):
-    settings = demo.Settings(channels=(2, 3), steps=2)
+    recipe = Recipe(data="subset", guard=True, noise=True, epochs=1, batch=20, steps=2)
     split = subset.limited(100, None, seed=0).train
     states = []
     for _ in range(2):
-        model = settings.model(guarded=True)
-        train.fit(model, split, epochs=1, batch=20, lr=1e-3, lambda_max=1.0, seed=0, name="twice")
+        model = recipe.model()
+        train.fit(model, split, recipe)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

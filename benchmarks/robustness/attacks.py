@@ -1,6 +1,9 @@
-"""Attacks from torchattacks, and accuracy under them. Images in [0, 1], models in evaluation mode."""
+"""Attacks from torchattacks, the layers' state during an attack, and which images a model still labels right.
 
-from collections.abc import Iterator
+Images in [0, 1], models in evaluation mode. What torchattacks does not have is in ``adaptive.py`` and ``straight.py``.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -25,26 +28,75 @@ def fgsm(model: nn.Module, eps: float = EPS) -> Attack:
     return _torchattacks().FGSM(model, eps=eps)
 
 
-def pgd(model: nn.Module, eps: float = EPS, alpha: float = 2 / 255, steps: int = 20) -> Attack:
-    """``steps`` steps of ``alpha`` from a random start within ``eps``, each projected back."""
-    return _torchattacks().PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=True)
+def rfgsm(model: nn.Module, eps: float = EPS) -> Attack:
+    """A random step of ``eps/2``, then one along the gradient's sign."""
+    return _torchattacks().RFGSM(model, eps=eps, alpha=eps / 2, steps=1)
+
+
+def pgd(model: nn.Module, eps: float = EPS, alpha: float = 2 / 255, steps: int = 20, draws: int = 1) -> Attack:
+    """``steps`` steps of ``alpha`` from a random start within ``eps``, each projected back.
+
+    Each step follows the mean gradient of ``draws`` draws of the noise (expectation over transformation).
+    """
+    if draws == 1:
+        return _torchattacks().PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=True)
+    return _torchattacks().EOTPGD(model, eps=eps, alpha=alpha, steps=steps, eot_iter=draws, random_start=True)
+
+
+def apgd(model: nn.Module, eps: float = EPS, steps: int = 20, draws: int = 1) -> Attack:
+    """Auto-PGD on the cross entropy (Croce and Hein, arXiv 2003.01690)."""
+    return _torchattacks().APGD(model, eps=eps, steps=steps, eot_iter=draws, seed=0)
+
+
+def square(model: nn.Module, eps: float = EPS, queries: int = 200) -> Attack:
+    """Square attack (arXiv 1912.00049), which sees the logits alone."""
+    return _torchattacks().Square(model, eps=eps, n_queries=queries, seed=0)
+
+
+def random_signs(eps: float = EPS) -> Attack:
+    """No attack at all: each pixel up or down by ``eps``, at random."""
+    return lambda images, labels: (images + eps * torch.randn_like(images).sign()).clamp(0, 1)
+
+
+def repeated(model: nn.Module, attack: Attack, times: int) -> Attack:
+    """``attack`` from several random starts; for each image the first result that the model gets wrong."""
+
+    def attacked(images: Tensor, labels: Tensor) -> Tensor:
+        found, left = images.clone(), torch.arange(len(images))
+        for _ in range(times):
+            found[left] = attack(images[left], labels[left])
+            left = left[correct(model, found[left], labels[left])]
+            if not len(left):
+                break
+        return found
+
+    return attacked
 
 
 def through(surrogate: tgo.Surrogate, model: nn.Module, attack: Attack) -> Attack:
     """``attack`` following the gradient of another surrogate than that of training; the spikes stay the same."""
 
     def attacked(images: Tensor, labels: Tensor) -> Tensor:
-        layers = lif_layers(model)
-        neurons = [layer.neuron for layer in layers]
-        try:
-            for layer in layers:
-                layer.neuron = replace(layer.neuron, surrogate=surrogate)
+        with surrogates(model, lambda: surrogate):
             return attack(images, labels)
-        finally:
-            for layer, neuron in zip(layers, neurons, strict=True):
-                layer.neuron = neuron
 
     return attacked
+
+
+@contextmanager
+def surrogates(model: nn.Module, make: Callable[[], tgo.Surrogate], impl: str | None = None) -> Iterator[list]:
+    """Every LIF layer with a surrogate of its own, served by ``impl`` if given; everything is put back afterwards."""
+    layers = lif_layers(model)
+    before = [(layer.neuron, layer.impl) for layer in layers]
+    made = [make() for _ in layers]
+    try:
+        for layer, surrogate in zip(layers, made, strict=True):
+            layer.neuron = replace(layer.neuron, surrogate=surrogate)
+            layer.impl = impl or layer.impl
+        yield made
+    finally:
+        for layer, (neuron, engine) in zip(layers, before, strict=True):
+            layer.neuron, layer.impl = neuron, engine
 
 
 def _torchattacks():
@@ -71,7 +123,12 @@ def evaluating(model: nn.Module, noise: bool) -> Iterator[None]:
         model.train(training)
 
 
-def accuracy(
+@torch.no_grad()
+def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return model(images).argmax(1) == labels
+
+
+def withstood(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -80,16 +137,19 @@ def accuracy(
     noise: bool,
     batch: int = 100,
     name: str = "accuracy",
-) -> float:
-    """Share of the images, attacked one batch at a time where there is an attack, that the model labels right.
+) -> Tensor:
+    """[N] bool: which images, attacked one batch at a time where there is an attack, the model labels right.
 
     With ``noise`` both see it: the attack takes each gradient from a fresh draw, the model answers from another.
     """
-    right = 0
+    found = []
     with evaluating(model, noise):
         pairs = list(zip(images.split(batch), labels.split(batch), strict=True))
         for x, y in tqdm(pairs, desc=name, unit="batch", leave=False, disable=None):
-            attacked = x if attack is None else attack(x, y)
-            with torch.no_grad():
-                right += int((model(attacked).argmax(1) == y).sum())
-    return right / len(images)
+            found.append(correct(model, x if attack is None else attack(x, y), y))
+    return torch.cat(found)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, attack: Attack | None = None, **options) -> float:
+    """Share of the images that :func:`withstood` finds."""
+    return withstood(model, images, labels, attack, **options).float().mean().item()

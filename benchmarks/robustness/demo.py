@@ -11,14 +11,15 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import tgo_kernels as tgo
 from benchmarks.robustness import attacks, data, distances, report, train
-from benchmarks.robustness.models import ConvSNN
+from benchmarks.robustness.recipe import Recipe
 
 FULL = {"epochs": 5, "batch": 100}
 
@@ -32,7 +33,6 @@ class Settings:
     seed: int = 0
     batch: int = 50
     lr: float = 2e-3
-    channels: tuple[int, ...] = (16, 32, 64)
     steps: int = 4
     decay: float = 0.5
     gain: float = 1.0
@@ -44,14 +44,12 @@ class Settings:
     pgd_steps: int = 20
     narrow_alpha: float = 4.0  # of the strongest surrogate to attack through, among seven on the validation split
 
-    def model(self, guarded: bool) -> ConvSNN:
-        """An untrained network, with the same weights for plain LIF and for TGO."""
-        tgo_only = {"noise_std": self.noise_std, "guard_margin": self.guard_margin} if guarded else {}
-        torch.manual_seed(self.seed)
-        model = ConvSNN(lambda: tgo.LIF.from_decay(self.decay, self.gain, **tgo_only), self.channels, self.steps)
-        return model.to(memory_format=torch.channels_last)
+    def recipe(self, guarded: bool) -> Recipe:
+        """The training of plain LIF or of TGO, from the same weights."""
+        mine = {field.name: getattr(self, field.name) for field in fields(Recipe) if hasattr(self, field.name)}
+        return Recipe(**mine | {"eps": Recipe.eps}, guard=guarded, noise=guarded, optimizer="adamw", weight_decay=0.01)
 
-    def attacks(self, model: ConvSNN) -> dict[str, attacks.Attack | None]:
+    def attacks(self, model: nn.Module) -> dict[str, attacks.Attack | None]:
         pgd = attacks.pgd(model, self.eps, self.pgd_alpha, self.pgd_steps)
         narrow = attacks.through(tgo.ATan(self.narrow_alpha), model, pgd)
         return {"clean": None, "fgsm": attacks.fgsm(model, self.eps), "pgd": pgd, "pgd_narrow": narrow}
@@ -61,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     try:
         settings, dataset = chosen(options)
-        settings.attacks(settings.model(guarded=False))  # says what is missing before the training, not after it
+        settings.attacks(
+            settings.recipe(guarded=False).model()
+        )  # says what is missing before the training, not after it
         options.out.mkdir(parents=True, exist_ok=True)
     except (data.DataError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -73,10 +73,9 @@ def main(argv: list[str] | None = None) -> int:
 
     models, history, seconds = {}, {}, {}
     for name, guarded in (("LIF", False), ("TGO", True)):
-        models[name] = settings.model(guarded)
-        recipe = {"batch": settings.batch, "seed": settings.seed, "name": name}
-        recipe["lambda_max"] = settings.lambda_max if guarded else 0.0
-        history[name] = train.fit(models[name], dataset.train, epochs=settings.epochs, lr=settings.lr, **recipe)
+        recipe = settings.recipe(guarded)
+        models[name] = recipe.model()
+        history[name] = train.fit(models[name], dataset.train, recipe)
     seconds = train.seconds_per_epoch(models, dataset.train, settings.batch, settings.lambda_max)
 
     rows, found = [], []

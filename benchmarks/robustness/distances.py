@@ -22,6 +22,7 @@ class Distances:
     margin: float
     neighbors: int  #: how many within margin: the threshold neighbours
     total: int
+    layers: tuple[float, ...]  #: the share of threshold neighbours of each LIF layer
 
     @property
     def neighbor_rate(self) -> float:
@@ -31,17 +32,18 @@ class Distances:
 @torch.no_grad()
 def measure(model: nn.Module, images: Tensor, margin: float, *, noise: bool = False, batch: int = 100) -> Distances:
     """Watches the potential before noise and reset in all LIF layers while the model looks at ``images``."""
-    counts, found = torch.zeros(BINS), {"neighbors": 0, "total": 0}
+    layers = lif_layers(model)
+    counts, near, total = torch.zeros(BINS), dict.fromkeys(layers, 0), dict.fromkeys(layers, 0)
 
     def watch(layer: tgo.LIF, inputs: tuple[Tensor], _: Tensor) -> None:
         neuron = layer.neuron if noise else layer.neuron.without_noise()
         seed = tgo.noise.draw_seed(inputs[0].device) if neuron.noise_std > 0 else None
         d = tgo.reference.membrane(inputs[0], seed=seed, neuron=neuron) - neuron.v_threshold
         counts.add_(torch.histc(d, BINS, -REACH, REACH))
-        found["neighbors"] += int((d.abs() < margin).sum())
-        found["total"] += d.numel()
+        near[layer] += int((d.abs() < margin).sum())
+        total[layer] += d.numel()
 
-    hooks = [layer.register_forward_hook(watch) for layer in lif_layers(model)]
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
     try:
         with evaluating(model, noise):
             for x in images.split(batch):
@@ -49,7 +51,8 @@ def measure(model: nn.Module, images: Tensor, margin: float, *, noise: bool = Fa
     finally:
         for hook in hooks:
             hook.remove()
-    return Distances(counts, margin, **found)
+    shares = tuple(near[layer] / total[layer] for layer in layers)
+    return Distances(counts, margin, sum(near.values()), sum(total.values()), shares)
 
 
 def draw(before: Distances, after: Distances, title: str, path: Path) -> None:

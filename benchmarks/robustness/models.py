@@ -1,4 +1,8 @@
-"""The networks that are trained and attacked."""
+"""The networks that are trained and attacked: a small convolutional one, VGG-11 and WRN-16, all on ``tgo.LIF``.
+
+Each is a ``Sequential`` over [T, B, *] whose first layer has no state, so that :class:`Classifier` can run it once for
+a still image.
+"""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -8,42 +12,106 @@ from torch import Tensor, nn
 import tgo_kernels as tgo
 
 MEAN, STD = 0.286, 0.353  # of Fashion-MNIST's training pixels in [0, 1]
+VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+Neurons = Callable[[], nn.Module]
 
 
-class ConvSNN(nn.Module):
-    """A convolutional spiking network: (conv, batch norm, LIF, pool) for each of ``channels``, then a linear layer.
+class OverTime(nn.Sequential):
+    """Layers without state, on all time steps as one batch."""
 
-    Images [B, 1, 28, 28] in [0, 1] -> logits [B, classes], the mean over ``steps`` time steps. The image is the input
-    current of every step, so the first convolution runs once. Everything but the neurons sees time as part of the
-    batch. The normalisation is inside, so that attacks work on pixels.
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def conv_bn(before: int, after: int, size: int = 3, stride: int = 1) -> OverTime:
+    convolution = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
+    return OverTime(convolution, nn.BatchNorm2d(after))
+
+
+def conv(lif: Neurons, channels: tuple[int, ...] = (16, 32, 64), inputs: int = 1, classes: int = 10) -> nn.Sequential:
+    """(convolution, batch norm, LIF, pool) for each of ``channels``, then a linear layer; for images of 28 x 28."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((inputs, *channels)):
+        layers += [conv_bn(before, after), lif(), OverTime(nn.AvgPool2d(2))]
+    side = 28 // 2 ** len(channels)
+    return nn.Sequential(*layers, OverTime(nn.Flatten(), nn.Linear(channels[-1] * side * side, classes)))
+
+
+def vgg11(lif: Neurons, width: float = 1.0, inputs: int = 1, classes: int = 10, hidden: int = 4096) -> nn.Sequential:
+    """VGG-11 (arXiv 1409.1556, A) with batch norm, for 32 x 32; ``width`` scales its channels and ``hidden``."""
+    layers: list[nn.Module] = []
+    before = inputs
+    for channels in VGG11:
+        if isinstance(channels, str):
+            layers.append(OverTime(nn.MaxPool2d(2)))
+            continue
+        after = max(1, int(channels * width))
+        layers += [conv_bn(before, after), lif()]
+        before = after
+    hidden = max(1, int(hidden * width))
+    layers += [OverTime(nn.Flatten(), nn.Linear(before, hidden)), lif()]
+    return nn.Sequential(*layers, OverTime(nn.Linear(hidden, hidden)), lif(), OverTime(nn.Linear(hidden, classes)))
+
+
+def wrn16(lif: Neurons, width: int = 4, inputs: int = 1, classes: int = 10) -> nn.Sequential:
+    """WRN-16 (arXiv 1605.07146): three groups of two residual blocks, ``width`` times 16, 32 and 64 channels."""
+    channels = (16, 16 * width, 32 * width, 64 * width)
+    blocks: list[nn.Module] = []
+    for group, (before, after) in enumerate(pairwise(channels)):
+        blocks += [Block(lif, before, after, 1 if group == 0 else 2), Block(lif, after, after, 1)]
+    head = OverTime(nn.BatchNorm2d(channels[-1])), lif(), OverTime(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    stem = OverTime(nn.Conv2d(inputs, channels[0], 3, padding=1, bias=False))
+    return nn.Sequential(stem, *blocks, *head, OverTime(nn.Linear(channels[-1], classes)))
+
+
+class Block(nn.Module):
+    """Pre-activation residual block: (batch norm, LIF, convolution) twice, beside a shortcut."""
+
+    def __init__(self, lif: Neurons, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.norm, self.first = OverTime(nn.BatchNorm2d(before)), lif()
+        self.between, self.second = conv_bn(before, after, stride=stride), lif()
+        self.last = OverTime(nn.Conv2d(after, after, 3, padding=1, bias=False))
+        same = before == after and stride == 1
+        self.shortcut = None if same else OverTime(nn.Conv2d(before, after, 1, stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.first(self.norm(x))
+        return self.last(self.second(self.between(spikes))) + (x if self.shortcut is None else self.shortcut(spikes))
+
+
+NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], int]] = {  # and the side of the images that they take
+    "conv": (conv, 28),
+    "vgg11": (vgg11, 32),
+    "wrn16": (wrn16, 32),
+}
+
+
+class Classifier(nn.Module):
+    """Images [B, C, H, W] in [0, 1] -> logits [B, classes], the mean over ``steps`` time steps.
+
+    The image is the input current of every step, so the first layer runs once. The normalisation is inside, so that
+    attacks work on pixels; smaller images are padded to ``side``.
     """
 
-    def __init__(
-        self, lif: Callable[[], nn.Module], channels: tuple[int, ...] = (16, 32, 64), steps: int = 4, classes: int = 10
-    ) -> None:
+    def __init__(self, layers: nn.Sequential, side: int = 28, steps: int = 4) -> None:
         super().__init__()
-        self.steps = steps
-        self.currents = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o))
-            for i, o in pairwise((1, *channels))
-        )
-        self.neurons = nn.ModuleList(lif() for _ in channels)
-        self.pool = nn.AvgPool2d(2)
-        side = 28 // 2 ** len(channels)
-        self.readout = nn.Linear(channels[-1] * side * side, classes)
+        self.layers, self.side, self.steps = layers, side, steps
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.currents[0]((images - MEAN) / STD).expand(self.steps, -1, -1, -1, -1)
-        for i, neurons in enumerate(self.neurons):
-            if i > 0:
-                x = fold(self.currents[i], x)
-            x = fold(self.pool, neurons(x))
-        return self.readout(x.mean(0).flatten(1))
+        border = self.side - images.shape[-1]
+        x = nn.functional.pad((images - MEAN) / STD, [border // 2, border - border // 2] * 2, value=-MEAN / STD)
+        first, *others = self.layers
+        x = first(x.unsqueeze(0)).expand(self.steps, -1, -1, -1, -1)
+        for layer in others:
+            x = layer(x)
+        return x.mean(0)
 
 
-def fold(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer`` applied to [T, B, *] with time folded into the batch."""
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+def classifier(name: str, lif: Neurons, steps: int = 4, **sizes) -> Classifier:
+    """The untrained network of this name; ``sizes`` are those of its function. Raises KeyError for another name."""
+    make, side = NETWORKS[name]
+    return Classifier(make(lif, **sizes), side, steps)
 
 
 def lif_layers(model: nn.Module) -> list[tgo.LIF]:

@@ -1,4 +1,4 @@
-"""The demonstration's table, and what its numbers are and are not."""
+"""Tables in Markdown, and what a time depends on."""
 
 import os
 import platform
@@ -24,10 +24,15 @@ def table(rows: list[dict[str, Any]], steps: int, narrow_alpha: float) -> list[s
         seconds = [f"{row['seconds'][engine]:.2f}" for engine in ("fused", "reference")]
         noise = "on" if row["noise"] else "off"
         cells.append([row["model"], noise, *(f"{100 * row[key]:.1f} %" for key in shares), *seconds])
+    return markdown(cells, left=2)
+
+
+def markdown(cells: list[list[str]], left: int) -> list[str]:
+    """An aligned Markdown table: the first line is its head, the first ``left`` columns are text."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     lines = [
-        [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+        [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
         for line in cells
     ]
     return [f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])]

@@ -1,10 +1,23 @@
-"""Training: cross entropy plus, for guarded neurons, the membrane-distance penalty under its schedule."""
+"""Training: BPTT, AT and RAT, plain or guarded and noisy, in one process or several, resumable at any moment.
 
+    python -m benchmarks.robustness.train --method AT --guard --noise --seed 0 [--data full] [--out runs/train]
+    torchrun --nproc-per-node 2 -m benchmarks.robustness.train ...
+
+Writes ``OUT/NAME.pt`` after every epoch, a checkpoint from which the same command goes on after a kill to the same
+weights, bit for bit (CPU, same number of threads and processes), and ``OUT/NAME.json``, the record.
+"""
+
+import argparse
 import copy
+import json
 import math
+import os
 import statistics
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,45 +26,96 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks.robustness.data import Split
+from benchmarks.robustness import attacks, data, distributed, report
 from benchmarks.robustness.models import lif_layers
+from benchmarks.robustness.recipe import METHODS, Recipe
 
 SHIFT = 2  # pixels, of the augmentation
 TIMED_BATCHES = 7
 
 
-def tensors(split: Split) -> tuple[Tensor, Tensor]:
+def tensors(split: data.Split) -> tuple[Tensor, Tensor]:
     """Images [N, 1, 28, 28] fp32 in [0, 1] and labels [N] int64."""
     return torch.from_numpy(split.images).unsqueeze(1).float() / 255, torch.from_numpy(split.labels).long()
 
 
-def fit(
-    model: nn.Module, split: Split, *, epochs: int, batch: int, lr: float, lambda_max: float = 0.0, seed: int, name: str
-) -> list[dict[str, Any]]:
-    """Trains with AdamW under a learning rate that warms up and falls by a cosine; returns one record per epoch.
+def fit(model: nn.Module, split: data.Split, recipe: Recipe, checkpoint: Path | None = None) -> list[dict[str, Any]]:
+    """Trains, from where ``checkpoint`` stops if it is there; returns one record per epoch.
 
-    ``seed`` fixes order and augmentation, whatever noise the neurons draw: models trained with one seed see the same
-    images in the same order.
+    The recipe's seed fixes order and augmentation, whatever noise the neurons draw: models trained with one seed see
+    the same images in the same order. Noise and random starts of attacks come from torch's default generator, seeded
+    by process.
+
+    Raises:
+        ValueError: the checkpoint is that of another recipe, or the batch does not divide among the processes.
     """
+    if recipe.batch % distributed.world():
+        raise ValueError(f"a batch of {recipe.batch} does not divide among {distributed.world()} processes")
     images, labels = tensors(split)
-    random = torch.Generator().manual_seed(seed)
-    schedule = tgo.GuardSchedule(lambda_max, total=epochs)
-    per_epoch = batches_per_epoch(len(images), batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
-    learning_rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: warm_cosine((i + 1) / (epochs * per_epoch)))
-    history = []
-    with tqdm(total=epochs * per_epoch, desc=f"train {name}", unit="batch", disable=None) as bar:
-        for epoch in range(epochs):
+    random = torch.Generator().manual_seed(recipe.seed)
+    torch.manual_seed(1000 * recipe.seed + distributed.rank())
+    optimizer = make_optimizer(model, recipe)
+    history = [] if checkpoint is None else resume(checkpoint, recipe, model, optimizer, random)
+    net, attack, schedule = distributed.wrapped(model), adversary(model, recipe), recipe.schedule()
+    per_epoch = batches_per_epoch(len(images), recipe.batch)
+    total = recipe.epochs * per_epoch
+    hidden = True if distributed.rank() else None
+    done = len(history)
+    with tqdm(total=total, initial=done * per_epoch, desc=recipe.name, unit="batch", disable=hidden) as bar:
+        for epoch in range(done, recipe.epochs):
             start, losses, weight = time.perf_counter(), [], schedule.weight(epoch)
-            model.train()
-            for x, y in batches(images, labels, batch, random):
-                losses.append(step(model, optimizer, x, y, weight))
-                learning_rate.step()
+            net.train()
+            for i, (x, y) in enumerate(batches(images, labels, recipe.batch, random)):
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr * warm_cosine((epoch * per_epoch + i + 1) / total)
+                x, y = distributed.share(x), distributed.share(y)
+                losses.append(step(net, optimizer, x if attack is None else attack(x, y), y, weight))
+                if recipe.method == "RAT":
+                    retract(model, recipe.retraction)
                 bar.update()
-            record = {"epoch": epoch, "loss": sum(losses) / len(losses), "lambda": weight}
-            history.append(record | {"seconds": time.perf_counter() - start})
+            loss = distributed.mean(sum(losses) / len(losses))
+            record = {"epoch": epoch, "loss": loss, "lambda": weight, "seconds": time.perf_counter() - start}
+            history.append(record)
             bar.set_postfix({key: f"{record[key]:.3f}" for key in ("loss", "lambda")} | {"epoch": epoch + 1})
+            if checkpoint is not None:
+                save(checkpoint, recipe, model, optimizer, random, history)
     return history
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, guard_weight: float = 0.0) -> float:
+    """One update; returns the loss."""
+    loss = F.cross_entropy(net(x), y)
+    if guard_weight > 0:
+        loss = loss + guard_weight * tgo.guard_penalty(net)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    shared = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), **shared)
+    return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, **shared)
+
+
+def adversary(model: nn.Module, recipe: Recipe) -> attacks.Attack | None:
+    """The attack of adversarial training, against the model in evaluation mode: noise off, batch statistics fixed."""
+    if recipe.method == "BPTT":
+        return None
+    if recipe.attack == "fgsm":
+        return attacks.fgsm(model, recipe.eps)
+    return attacks.pgd(model, recipe.eps, recipe.attack_alpha, recipe.attack_steps)
+
+
+@torch.no_grad()
+def retract(model: nn.Module, b: float) -> None:
+    """``W <- (1 + b) W - b W W^T W`` for each convolution and linear layer, W being [outputs, inputs] (RAT)."""
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            w = layer.weight.flatten(1)
+            layer.weight.copy_(((1 + b) * w - b * (w @ w.T) @ w).view(layer.weight.shape))
 
 
 def warm_cosine(progress: float) -> float:
@@ -59,15 +123,48 @@ def warm_cosine(progress: float) -> float:
     return min(10 * progress, (1 + math.cos(math.pi * progress)) / 2)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, guard_weight: float = 0.0) -> float:
-    """One update; returns the loss."""
-    loss = F.cross_entropy(model(x), y)
-    if guard_weight > 0:
-        loss = loss + guard_weight * tgo.guard_penalty(model)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
+def save(
+    path: Path,
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    random: torch.Generator,
+    history: list[dict[str, Any]],
+) -> None:
+    """Everything that the next epoch depends on, written by the first process, whole or not at all."""
+    noise = distributed.gathered(torch.get_rng_state())
+    if distributed.rank():
+        return
+    state = {"recipe": asdict(recipe), "history": history, "model": model.state_dict()}
+    if len(history) < recipe.epochs:  # a finished model is small
+        state |= {"optimizer": optimizer.state_dict(), "order": random.get_state(), "noise": noise}
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def resume(
+    path: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
+) -> list[dict[str, Any]]:
+    """Puts everything back as :func:`save` found it; returns the history, empty where there is no checkpoint."""
+    if not path.exists():
+        return []
+    state = torch.load(path)
+    if other := recipe.differs(state["recipe"]):
+        said = ", ".join(f"{key} {was!r}, now {now!r}" for key, (was, now) in other.items())
+        raise ValueError(f"{path} is of another training ({said}): move it away, or choose another --out")
+    model.load_state_dict(state["model"])
+    if "optimizer" not in state:
+        return state["history"]
+    if len(state["noise"]) != distributed.world():
+        raise ValueError(f"{path} was written by {len(state['noise'])} processes; go on with as many")
+    optimizer.load_state_dict(state["optimizer"])
+    random.set_state(state["order"])
+    torch.set_rng_state(state["noise"][distributed.rank()])
+    return state["history"]
 
 
 def batches_per_epoch(images: int, batch: int) -> int:
@@ -93,7 +190,7 @@ def augment(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def seconds_per_epoch(
-    models: dict[str, nn.Module], split: Split, batch: int, guard_weight: float
+    models: dict[str, nn.Module], split: data.Split, batch: int, guard_weight: float
 ) -> dict[str, dict[str, float]]:
     """Training time of each model with the fused layer and with the reference.
 
@@ -120,3 +217,51 @@ def seconds_per_epoch(
     per_epoch = batches_per_epoch(len(images), batch)
     medians = {key: per_epoch * statistics.median(turns[1:]) for key, turns in times.items()}
     return {name: {engine: medians[name, engine] for engine in ("fused", "reference")} for name in models}
+
+
+def run(recipe: Recipe, dataset: data.Dataset, out: Path) -> nn.Module:
+    """The trained model of a recipe; trains what ``out`` does not hold yet, and writes the record."""
+    model, checkpoint = recipe.model(), out / f"{recipe.name}.pt"
+    out.mkdir(parents=True, exist_ok=True)
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+    history = fit(model, dataset.train, recipe, checkpoint)
+    if distributed.rank() == 0 and checkpoint.stat().st_mtime_ns != before:
+        settings = {"settings": asdict(recipe), "images": len(dataset.train.labels), "processes": distributed.world()}
+        record = settings | {"machine": report.machine(), "history": history}
+        checkpoint.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    return model.eval()
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A command line with an option for every field of a Recipe."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for field in fields(Recipe):
+        option = f"--{field.name.replace('_', '-')}"
+        if isinstance(field.default, bool):
+            made.add_argument(option, action="store_true")
+        else:
+            kind: Callable = type(field.default)
+            choices = METHODS if field.name == "method" else None
+            made.add_argument(option, type=kind, default=field.default, choices=choices, help="default: %(default)s")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser(str(__doc__))
+    arguments.add_argument("--train-images", type=int, help="train on so many, the same number of each class")
+    arguments.add_argument("--out", type=Path, default=Path("runs/train"), help="default: %(default)s")
+    options = vars(arguments.parse_args(argv))
+    limit, out = options.pop("train_images"), options.pop("out")
+    try:
+        tgo.tune_allocator()  # every batch frees as much as it takes
+        distributed.join()
+        recipe = Recipe(**options)
+        run(recipe, data.load(recipe.data).limited(limit, None, recipe.seed), out)
+    except (ValueError, data.DataError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

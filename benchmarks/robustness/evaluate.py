@@ -1,0 +1,138 @@
+"""A model under every attack, image by image, and the worst of them.
+
+The record of one model holds, for each attack, which images withstood it. It is written after each attack, so that an
+evaluation goes on where it was stopped.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import tgo_kernels as tgo
+from benchmarks.robustness import adaptive, attacks, straight
+from benchmarks.robustness.attacks import EPS, Attack
+
+LARGER = (16, 32, 64, 128)  # eps * 255, that shall leave nothing
+SWEEP = {"ATan(4)": tgo.ATan(4.0), "Sigmoid(4)": tgo.Sigmoid(4.0), "Triangle(1)": tgo.Triangle(1.0)}
+Make = Callable[[nn.Module, int], Attack | None]  # the model and the draws of the noise for each gradient -> the attack
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard the strong attacks try; the quick study has less time."""
+
+    restarts: int = 3
+    apgd_steps: int = 30
+    queries: int = 300
+    iterations: int = 100  # of SA-PGD
+    draws: int = 4  # EoT
+
+
+QUICK = Effort(restarts=2, apgd_steps=10, queries=50, iterations=30, draws=3)
+
+
+def suite(effort: Effort, twin: nn.Module | None) -> dict[str, Make]:
+    """Every attack by name; those in :func:`against` count for the worst case. ``twin``: an undefended model."""
+
+    def pgd(steps: int, alpha: float, eps: float = EPS) -> Make:
+        return lambda model, draws: attacks.pgd(model, eps, alpha / 255, steps)
+
+    def along(surrogate: tgo.Surrogate) -> Make:
+        return lambda model, draws: attacks.through(surrogate, model, attacks.pgd(model, EPS, 1 / 255, 20))
+
+    def rated(rule: straight.Rule) -> Make:
+        return lambda model, draws: straight.along(rule, model, attacks.pgd(model, EPS, 1 / 255, 20))
+
+    made: dict[str, Make] = {
+        "clean": lambda model, draws: None,
+        "random": lambda model, draws: attacks.random_signs(),
+        "FGSM": lambda model, draws: attacks.fgsm(model),
+        "RFGSM": lambda model, draws: attacks.rfgsm(model),
+        "PGD7": pgd(7, 2.0),
+        "PGD10": pgd(10, 2.0),
+        "PGD20": pgd(20, 1.0),
+        "PGD40": pgd(40, 0.5),
+        "PGD40 restarted": lambda model, draws: attacks.repeated(
+            model, attacks.pgd(model, EPS, 0.5 / 255, 40), effort.restarts
+        ),
+        "PGD20, EoT": lambda model, draws: attacks.pgd(model, EPS, 1 / 255, 20, draws),
+        "APGD": lambda model, draws: attacks.apgd(model, EPS, effort.apgd_steps, draws),
+        "Square": lambda model, draws: attacks.square(model, EPS, effort.queries),
+        **{f"PGD20, {name}": along(surrogate) for name, surrogate in SWEEP.items()},
+        "PGD20, BPTR": rated(straight.bptr),
+        "PGD20, RGA": rated(straight.rga),
+        "SA-PGD + ASSG": lambda model, draws: adaptive.sa_pgd(model, EPS, effort.iterations, draws),
+        **{f"PGD20, eps {eps}/255": pgd(20, eps / 8, eps / 255) for eps in LARGER},
+    }
+    if twin is not None:
+        made["transfer"] = lambda model, draws: attacks.pgd(twin, EPS, 1 / 255, 20)
+    return made
+
+
+def against(name: str) -> bool:
+    """Whether this attack, within eps 8/255, counts for the worst case. Clean images do: they must be right too."""
+    return "eps" not in name
+
+
+@dataclass
+class Outcome:
+    """Which images a model got right under each attack."""
+
+    stood: dict[str, Tensor]  #: [N] bool by attack
+
+    def accuracy(self, name: str) -> float:
+        return self.stood[name].float().mean().item()
+
+    @property
+    def worst(self) -> float:
+        """Share of the images that withstand every attack within eps."""
+        return torch.stack([right for name, right in self.stood.items() if against(name)]).all(0).float().mean().item()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return {name: self.accuracy(name) for name in self.stood} | {"worst": self.worst}
+
+    def write(self, path: Path) -> None:
+        rows = {name: "".join("01"[int(bit)] for bit in right) for name, right in self.stood.items()}
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(rows, indent=1) + "\n")
+        part.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Outcome":
+        rows = json.loads(path.read_text()) if path.exists() else {}
+        return cls({name: torch.tensor([bit == "1" for bit in bits]) for name, bits in rows.items()})
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    path: Path,
+    *,
+    noise: bool,
+    effort: Effort,
+    twin: nn.Module | None = None,
+    batch: int = 125,
+) -> Outcome:
+    """Runs the attacks that ``path`` does not hold yet. Images that the model gets wrong anyway are not attacked.
+
+    With ``noise`` on, attack and answer see different draws; each attack starts from the same seed.
+    """
+    outcome = Outcome.read(path)
+    draws = effort.draws if noise else 1
+    todo = {name: make for name, make in suite(effort, twin).items() if name not in outcome.stood}
+    for name, make in tqdm(todo.items(), desc=f"{path.stem}: attacks", leave=False, disable=None):
+        torch.manual_seed(0)
+        right = torch.ones(len(images), dtype=torch.bool) if name == "clean" else outcome.stood["clean"].clone()
+        options = {"noise": noise, "batch": batch, "name": name}
+        attack = make(model, draws)
+        right[right.clone()] = attacks.withstood(model, images[right], labels[right], attack, **options)
+        outcome.stood[name] = right
+        outcome.write(path)
+    return outcome

@@ -1,0 +1,102 @@
+"""What TGO's theory says of a trained model, measured: threshold neighbours, gradients, and flips under noise."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import tgo_kernels as tgo
+from benchmarks.robustness import distances
+from benchmarks.robustness.attacks import evaluating
+from benchmarks.robustness.models import lif_layers
+
+SMALL = 0.01  # of an image's largest gradient: below, a pixel's gradient counts as none
+REACH, BINS = 1.0, 20  # the flips are counted by |h - v_threshold| up to REACH
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Means over images, noise off, along the surrogate gradient of training."""
+
+    sparsity: float  #: share of pixels whose gradient of the loss is below SMALL of the image's largest
+    norm: float  #: of the loss's gradient with respect to the image, L1
+    jacobian: float  #: Frobenius norm of d logits / d image
+
+
+def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
+    with evaluating(model, noise=False):
+        x = images.detach().requires_grad_()
+        logits = model(x)
+        (g,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x, retain_graph=True)
+        rows = [torch.autograd.grad(logits[:, c].sum(), x, retain_graph=True)[0] for c in range(logits.shape[1])]
+    g = g.flatten(1).abs()
+    small = g <= SMALL * g.amax(1, keepdim=True)
+    jacobian = torch.stack(rows).square().sum((0, 2, 3, 4)).sqrt()
+    return Gradients(small.float().mean().item(), g.sum(1).mean().item(), jacobian.mean().item())
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How often the noise flips the firing of a membrane, by its distance from the threshold."""
+
+    distance: tuple[float, ...]  #: the middle of each bin that has membranes
+    measured: tuple[float, ...]
+    expected: tuple[float, ...]  #: Phi(-distance / noise_std), the mean over the bin's membranes
+    count: tuple[int, ...]
+
+    @property
+    def largest_deviation(self) -> float:
+        """Of a bin's measured share from the expected, in standard errors."""
+        errors = [
+            abs(m - e) / math.sqrt(max(e * (1 - e), 1e-12) / n)
+            for m, e, n in zip(self.measured, self.expected, self.count, strict=True)
+            if n * e > 10
+        ]
+        return max(errors, default=0.0)
+
+
+@torch.no_grad()
+def flips(model: nn.Module, images: Tensor, noise_std: float) -> Flips:
+    """Membranes of the noise-free model, and one step of the fused layer with noise on each of them."""
+    found: list[Tensor] = []
+
+    def watch(layer: tgo.LIF, inputs: tuple[Tensor], _: Tensor) -> None:
+        h = tgo.reference.membrane(inputs[0], neuron=layer.neuron.without_noise())
+        threshold = layer.neuron.v_threshold
+        noisy = tgo.lif(h.reshape(1, -1), decay=0.0, v_threshold=threshold, noise_std=noise_std).spikes[0]
+        d = h.reshape(-1) - threshold
+        found.append(torch.stack([d.abs(), (noisy != (d >= 0)).float(), tgo.guard.flip_probability(d, 0.0, noise_std)]))
+
+    hooks = [layer.register_forward_hook(watch) for layer in lif_layers(model)]
+    try:
+        with evaluating(model, noise=False):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    distance, flipped, expected = torch.cat(found, 1)
+    index = (distance * BINS / REACH).long()
+    rows = []
+    for i in range(BINS):
+        mine = index == i
+        if count := int(mine.sum()):
+            shares = flipped[mine].double().mean().item(), expected[mine].double().mean().item()
+            rows.append(((i + 0.5) * REACH / BINS, *shares, count))
+    return Flips(*(tuple(column) for column in zip(*rows, strict=True)))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One model's membranes, gradients and flips."""
+
+    distances: distances.Distances
+    gradients: Gradients
+    flips: Flips
+
+
+def diagnose(model: nn.Module, images: Tensor, labels: Tensor, margin: float, noise_std: float) -> Diagnosis:
+    """Measured with the same margin and noise for every model, defended or not."""
+    found = distances.measure(model, images, margin)
+    return Diagnosis(found, gradients(model, images, labels), flips(model, images, noise_std))
