@@ -5,6 +5,8 @@
 # make triton-newest    the Triton tests with the newest release of Triton (make test has the one that torch pairs with)
 # make wheel            builds a wheel with the CUDA kernels, and runs it with another torch (OTHER_TORCH=...: gigabytes)
 # make bench  speed, memory and error against the same neuron composed in torch, and the pictures
+# make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
+# make robustness-full  the same on all of Fashion-MNIST with three seeds (hours, goes on where it was stopped)
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
 # make gpu-compile      what GPUs would run, read from the compiled kernels, against the budgets
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
-.PHONY: demo test test-cpu test-triton sanitize sanitize-address sanitize-thread sanitize-triton triton-newest wheel bench \
+.PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread sanitize-triton triton-newest wheel bench \
 	bench-peers gpu gpu-here gpu-compile lint clean
 .DEFAULT_GOAL := test
 
@@ -42,6 +44,12 @@ $(VENV)/built: $(VENV)/installed setup.py $(shell find csrc -name '*.h' -o -name
 
 demo: $(VENV)/built
 	$(BIN)/python -m benchmarks.robustness.demo --data $(DATA)
+
+robustness: $(VENV)/built
+	$(BIN)/python -m benchmarks.robustness.study quick
+
+robustness-full: $(VENV)/built
+	$(BIN)/python -m benchmarks.robustness.study full
 
 test: lint test-cpu test-triton
 
