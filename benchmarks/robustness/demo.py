@@ -36,6 +36,7 @@ class Settings:
     steps: int = 4
     decay: float = 0.5
     gain: float = 1.0
+    alpha: float = 2.0  # of the surrogate ATan(alpha)
     noise_std: float = 0.2
     guard_margin: float = 0.5
     lambda_max: float = 8.0  # the paper has 0.4 to 0.6, for its own networks, neuron and margin

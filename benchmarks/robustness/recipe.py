@@ -44,10 +44,10 @@ class Recipe:
     steps: int = 4
     decay: float = 0.5
     gain: float = 1.0
-    alpha: float = 2.0  # of the surrogate ATan(alpha)
-    noise_std: float = 0.2
+    alpha: float = 1.0  # of the surrogate ATan(alpha)
+    noise_std: float = 0.1
     guard_margin: float = 0.5
-    lambda_max: float = 8.0
+    lambda_max: float = 3.0
 
     def __post_init__(self) -> None:
         choices = {"network": NETWORKS, "method": METHODS, "attack": ("pgd", "fgsm"), "optimizer": ("sgd", "adamw")}
