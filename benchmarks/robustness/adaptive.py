@@ -39,6 +39,7 @@ class AdaptiveATan(tgo.ATan):
     """
 
     memory: Memory
+    __eq__, __hash__ = object.__eq__, object.__hash__  # each has seen its own membranes
 
     @classmethod
     def over(cls, steps: int) -> "AdaptiveATan":

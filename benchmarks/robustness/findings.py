@@ -6,33 +6,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.robustness import report as tables
-from benchmarks.robustness.evaluate import LARGER, Outcome
+from benchmarks.robustness.evaluate import LARGER, SWEEP, Outcome
 from benchmarks.robustness.recipe import Recipe
 from benchmarks.robustness.theory import Diagnosis
 
 Outcomes = dict[tuple[str, bool], dict[int, Outcome]]  # by defence and noise in test, then by seed
 MAIN = ("clean", "FGSM", "RFGSM", "PGD10", "PGD20", "PGD40", "SA-PGD + ASSG", "worst")
-SLACK = 0.01  # of accuracy: attacks start at random, and a noisy model answers at random
+SLACK = 0.01  # of accuracy, for the random start of attacks
+AT_RANDOM = 0.05  # share of images that a noisy model answers now so, now so: adds two standard errors to SLACK
+MORE = 0.04  # that stronger attacks may find beyond PGD
 HOSNN = {"LIF": 0.3090, "HoSNN": 0.7491}  # Fashion-MNIST, PGD7 at 8/255 (arXiv 2308.10373)
 
-# What must hold where gradients are not masked. None: not measured for this model.
-CHECKS: dict[str, Callable[[dict[str, float]], bool | None]] = {
-    "more steps never help the defender": lambda a: (
-        a["PGD10"] + SLACK >= a["PGD20"] and a["PGD20"] + SLACK >= a["PGD40"]
-    ),
-    "many steps beat one": lambda a: a["PGD40"] <= a["FGSM"] + SLACK,
-    "larger eps reaches zero": lambda a: a[f"PGD20, eps {LARGER[-1]}/255"] <= SLACK,
-    "random noise does less than attacks": lambda a: a["random"] + SLACK >= a["FGSM"],
-    "white-box beats transfer": lambda a: a["PGD20"] <= a["transfer"] + SLACK if "transfer" in a else None,
-    "gradients beat the gradient-free Square": lambda a: a["PGD40"] <= a["Square"] + SLACK,
-    "no other surrogate finds more": lambda a: (
-        a["PGD20"] <= min(v for k, v in a.items() if k.startswith("PGD20, ") and k.endswith(")")) + 5 * SLACK
-    ),
-    "SA-PGD + ASSG finds little more than PGD40": lambda a: a["PGD40"] - a["SA-PGD + ASSG"] <= 5 * SLACK,
+# What must hold where gradients are not masked, of accuracies and within a slack. None: not measured for this model.
+Check = Callable[[dict[str, float], float], bool | None]
+CHECKS: dict[str, Check] = {
+    "more steps never help the defender": lambda a, e: a["PGD40"] - e <= a["PGD20"] <= a["PGD10"] + e,
+    "many steps beat one": lambda a, e: a["PGD40"] <= a["FGSM"] + e,
+    "larger eps reaches zero": lambda a, e: a[f"PGD20, eps {LARGER[-1]}/255"] <= e,
+    "random noise does less than attacks": lambda a, e: a["random"] + e >= a["FGSM"],
+    "white-box beats transfer": lambda a, e: a["PGD20"] <= a["transfer"] + e if "transfer" in a else None,
+    "gradients beat the gradient-free Square": lambda a, e: a["PGD40"] <= a["Square"] + e,
+    "no other surrogate finds more": lambda a, e: a["PGD20"] <= min(a[f"PGD20, {name}"] for name in SWEEP) + e + MORE,
+    "SA-PGD + ASSG finds little more than PGD40": lambda a, e: a["PGD40"] <= a["SA-PGD + ASSG"] + e + MORE,
 }
-WITH_NOISE: dict[str, Callable[[dict[str, float]], bool | None]] = {
-    "EoT beats a single draw": lambda a: a["PGD20, EoT"] <= a["PGD20"] + SLACK
-}
+WITH_NOISE: dict[str, Check] = {"EoT beats a single draw": lambda a, e: a["PGD20, EoT"] <= a["PGD20"] + e}
+
+
+def slack(noise: bool, images: int) -> float:
+    return SLACK + (2 * (AT_RANDOM / images) ** 0.5 if noise else 0)
 
 
 def spread(values: list[float], digits: int = 1) -> str:
@@ -58,7 +59,8 @@ def checklist(outcomes: Outcomes) -> list[str]:
     for name, check in (CHECKS | WITH_NOISE).items():
         row = [name]
         for (_, noise), seeds in outcomes.items():
-            found = [check(o.shares) for o in seeds.values()] if noise or name in CHECKS else []
+            asked = list(seeds.values()) if noise or name in CHECKS else []
+            found = [check(outcome.shares, slack(noise, len(outcome.stood["clean"]))) for outcome in asked]
             known = [passed for passed in found if passed is not None]
             row.append("" if not known else "pass" if all(known) else f"FAIL {known.count(False)}/{len(known)}")
         cells.append(row)
@@ -131,7 +133,8 @@ def report(
         "",
         "## Are gradients masked?",
         "",
-        f"What must hold where they are not, within {SLACK:.0%} (5 % for other surrogates and SA-PGD).",
+        f"What must hold where they are not, within {100 * SLACK:g} point of accuracy, {100 * slack(True, tested):.1f} with "
+        f"noise in test; stronger attacks may find {100 * MORE:g} more.",
         "",
         *checklist(outcomes),
         "",

@@ -22,9 +22,10 @@ def name_of(defence: str, noise: bool) -> str:
 
 
 def look(defence: str, noise: bool = False) -> dict[str, object]:
-    """A method's colour; defended models are hatched or dashed."""
+    """A method's colour, the stronger the more is added to it; hatched where noise is on in test."""
     method, _, extra = defence.partition("+")
-    return {"color": COLOURS[method], "alpha": 0.55 if not extra else 1.0, "hatch": "//" if noise else None}
+    strength = {"": 0.35, "guard": 0.55, "noise": 0.75, "TGO": 1.0}[extra]
+    return {"color": COLOURS[method], "alpha": strength, "hatch": "//" if noise else None}
 
 
 def draw(folder: Path, recipe: Recipe, outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> None:
@@ -89,6 +90,8 @@ def membranes(recipe: Recipe, diagnoses: dict[str, list[Diagnosis]], path: Path)
     expected = next(iter(diagnoses.values()))[0].flips
     flips.plot(expected.distance, [100 * e for e in expected.expected], color=GREY, lw=1, label="closed form")
     near.set_xticks(range(1, len(layers) + 1))
+    for axes in (sparse, slope):
+        axes.tick_params(axis="x", labelsize="small")
     flips.legend(frameon=False, labelcolor=GREY, fontsize="small")
     near.legend(frameon=False, labelcolor=GREY, fontsize="small")
     figure.savefig(path, dpi=150, transparent=True)
