@@ -133,8 +133,8 @@ def report(
         "",
         "## Are gradients masked?",
         "",
-        f"What must hold where they are not, within {100 * SLACK:g} point of accuracy, {100 * slack(True, tested):.1f} with "
-        f"noise in test; stronger attacks may find {100 * MORE:g} more.",
+        f"What must hold where they are not, within {100 * SLACK:g} point of accuracy, {100 * slack(True, tested):.1f} "
+        f"with noise in test; stronger attacks may find {100 * MORE:g} more.",
         "",
         *checklist(outcomes),
         "",
