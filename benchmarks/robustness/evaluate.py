@@ -130,9 +130,10 @@ def evaluate(
     for name, make in tqdm(todo.items(), desc=f"{path.stem}: attacks", leave=False, disable=None):
         torch.manual_seed(0)
         right = torch.ones(len(images), dtype=torch.bool) if name == "clean" else outcome.stood["clean"].clone()
-        options = {"noise": noise, "batch": batch, "name": name}
-        attack = make(model, draws)
-        right[right.clone()] = attacks.withstood(model, images[right], labels[right], attack, **options)
+        if right.any():
+            options = {"noise": noise, "batch": batch, "name": name}
+            attacked = images[right], labels[right], make(model, draws)
+            right[right.clone()] = attacks.withstood(model, *attacked, **options)
         outcome.stood[name] = right
         outcome.write(path)
     return outcome
