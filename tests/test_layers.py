@@ -167,3 +167,20 @@ def test_bad_constants_are_named(arguments, error, message):
 def test_repr_names_the_constants():
     text = repr(tgo.LIF(noise_std=0.3, guard_margin=0.5))
     assert "decay=0.5" in text and "noise_std=0.3" in text and "guard_margin=0.5" in text
+
+
+def test_a_subclass_may_watch_its_state():
+    seen = []
+
+    class Watched(tgo.LIF):
+        @property
+        def v(self):
+            return seen[-1] if seen else None
+
+        @v.setter
+        def v(self, value):
+            seen.append(value)
+
+    layer = Watched(2.0)
+    layer(torch.ones(2, 3))
+    assert layer.v is not None and layer.v.shape == (3,)

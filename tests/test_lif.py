@@ -208,6 +208,25 @@ def test_a_small_call_is_short():
     assert len([file for file in files if "tgo_kernels" in Path(file).parts]) <= 12
 
 
+def test_surrogates_of_others_are_not_taken_for_each_other():
+    class Width(tgo.Surrogate):
+        curve = tgo.ATan.curve
+
+        def __init__(self, alpha: float) -> None:
+            object.__setattr__(self, "alpha", alpha)
+
+        def constants(self) -> tuple[float, float]:
+            return tgo.ATan(self.alpha).constants()
+
+    def gradient(surrogate: tgo.Surrogate) -> torch.Tensor:
+        x = torch.linspace(0, 2, 32).reshape(4, 8).requires_grad_()
+        tgo.lif(x, surrogate=surrogate).spikes.sum().backward()
+        return x.grad
+
+    for alpha in (1.0, 8.0):
+        assert torch.equal(gradient(Width(alpha)), gradient(tgo.ATan(alpha)))
+
+
 def test_a_state_may_outlive_a_functorch_transform():
     layer, x = tgo.LIF(2.0, stateful=True), torch.randn(4, 8)
     torch.func.grad(lambda y: layer(y).sum())(x)
