@@ -77,7 +77,7 @@ _known = functools.lru_cache(maxsize=256, typed=True)(Neuron)
 def _neuron(*constants) -> Neuron:
     """The neuron, checked once for all calls; others' surrogates may be equal and yet differ, and are checked anew."""
     if type(constants[4]).__module__ == ATan.__module__ and not torch.compiler.is_compiling():
-        try:  # noqa: SIM105 (contextlib.suppress takes a microsecond)
+        try:
             return _known(*constants)
         except TypeError:  # unhashable: the constructor says which
             pass
