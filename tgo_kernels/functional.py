@@ -107,47 +107,39 @@ def run(
 class _LIF(torch.autograd.Function):
     @staticmethod
     def forward(x, v_init, seed, noise_step, checkpoint_every, constants, guarded, engine):
-        forward, _ = ops.OPERATORS[engine]
-        return forward(x, v_init, seed, noise_step, checkpoint_every, constants)
+        return ops.OPERATORS[engine][0](x, v_init, seed, noise_step, checkpoint_every, constants)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, v_init, seed, noise_step, checkpoint_every, constants, guarded, engine = inputs
-        _, _, penalty, neighbors, fired, checkpoints = output
-        constant = (neighbors, fired, checkpoints) if guarded else (penalty, neighbors, fired, checkpoints)
-        ctx.mark_non_differentiable(*constant)
+        penalty, checkpoints = output[2], output[5]  # neighbors and fired are integers, which have no gradient
+        ctx.mark_non_differentiable(*((checkpoints,) if guarded else (penalty, checkpoints)))
         ctx.about = x.stride(), noise_step, checkpoint_every, constants, engine
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, v_init, seed, checkpoints)
 
     @staticmethod
-    def backward(ctx, *grads):
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return _backward(ctx, *grads)
-        # create_graph=True: the gradient depends on x even where grads are constants. (torch.compile refuses it.)
-        with torch.no_grad():
-            gradients = _backward(ctx, *grads)
-        inputs = ctx.saved_tensors[:2]
-        return tuple(None if g is None else _Once.apply(g, *inputs) for g in gradients)
+    def backward(ctx, g_spikes, g_v_final, g_penalty, *_):
+        x, v_init, seed, checkpoints = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # create_graph=True: the gradient depends on x even where grads are constants. (torch.compile refuses it.)
+            with torch.no_grad():
+                gradients = _LIF.backward(ctx, g_spikes, g_v_final, g_penalty)
+            return tuple(None if g is None else _Once.apply(g, x, v_init) for g in gradients)
+        strides, noise_step, checkpoint_every, constants, engine = ctx.about
+        if x.stride() != strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
+            template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
+            x = torch.empty_like(template, device=x.device).copy_(x)
+        need_g_v_init = ctx.needs_input_grad[1]
+        saved = (x, v_init, seed, noise_step, checkpoint_every, checkpoints)
+        g_x, g_v_init = ops.OPERATORS[engine][1](*saved, g_spikes, g_v_final, g_penalty, need_g_v_init, constants)
+        return g_x, g_v_init if need_g_v_init else None, None, None, None, None, None, None
 
 
 def _apply(x, v_init, *others):
     """Function.apply in eager mode, less its binding of the arguments, which takes longer than a small layer."""
     v_init = None if v_init is None else _unwrap_if_dead(v_init)
     return super(torch.autograd.Function, _LIF).apply(_unwrap_if_dead(x), v_init, *others)
-
-
-def _backward(ctx, g_spikes, g_v_final, g_penalty, *_):
-    x, v_init, seed, checkpoints = ctx.saved_tensors
-    strides, noise_step, checkpoint_every, constants, engine = ctx.about
-    if x.stride() != strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
-        template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
-        x = torch.empty_like(template, device=x.device).copy_(x)
-    backward = ops.OPERATORS[engine][1]
-    need_g_v_init = ctx.needs_input_grad[1]
-    saved = (x, v_init, seed, noise_step, checkpoint_every, checkpoints)
-    g_x, g_v_init = backward(*saved, g_spikes, g_v_final, g_penalty, need_g_v_init, constants)
-    return g_x, g_v_init if need_g_v_init else None, None, None, None, None, None, None
 
 
 class _Once(torch.autograd.Function):

@@ -101,10 +101,10 @@ class LIF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         neuron = self.neuron if self.training or self.noise_in_eval else self.neuron.without_noise()
         out = self._continue(x, neuron) if self.stateful else run(x, None, neuron, None, 0, self.impl)
-        v = out.v_final if self.stateful else out.v_final.detach()
-        kept = {"v": v, "penalty": out.penalty, "_counts": (out.neighbors, out.fired, x.numel())}
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)  # Module's takes 2 us
+        keep = object.__setattr__  # Module's takes 2 us
+        keep(self, "v", out.v_final if self.stateful else out.v_final.detach())
+        keep(self, "penalty", out.penalty)
+        keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
         return out.spikes
 
     def _continue(self, x: Tensor, neuron: Neuron) -> LIFOutput:
