@@ -197,6 +197,8 @@ def test_every_attack_stays_within_eps_and_the_record_goes_on(tmp_path):
     written = path.read_text()
     again = evaluate(model, x, y, path, noise=True, effort=LITTLE)
     assert path.read_text() == written and again.shares == outcome.shares
+    with pytest.raises(ValueError, match=r"x\.json is of another model or effort .*: move it away"):
+        evaluate(network().eval(), x, y, path, noise=True, effort=LITTLE)
     assert again.worst == min(again.worst, *(again.accuracy(name) for name in ("clean", "FGSM", "PGD40", "APGD")))
 
 

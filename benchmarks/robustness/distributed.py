@@ -11,7 +11,7 @@ from torch.distributed.nn.functional import all_reduce
 def join() -> None:
     """Join the other processes where torchrun started this one; its threads are those that OMP_NUM_THREADS says."""
     if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("gloo")
 
 
 def rank() -> int:

@@ -4,9 +4,10 @@ The record of one model holds, for each attack, which images withstood it. It is
 evaluation goes on where it was stopped.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -84,6 +85,7 @@ class Outcome:
     """Which images a model got right under each attack."""
 
     stood: dict[str, Tensor]  #: [N] bool by attack
+    about: dict[str, object] = field(default_factory=dict)  #: whose model, and what the attacks had
 
     def accuracy(self, name: str) -> float:
         return self.stood[name].float().mean().item()
@@ -98,15 +100,27 @@ class Outcome:
         return {name: self.accuracy(name) for name in self.stood} | {"worst": self.worst}
 
     def write(self, path: Path) -> None:
-        rows = {name: "".join("01"[int(bit)] for bit in right) for name, right in self.stood.items()}
+        stood = {name: "".join("01"[int(bit)] for bit in right) for name, right in self.stood.items()}
         part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(rows, indent=1) + "\n")
+        part.write_text(json.dumps({"about": self.about, "stood": stood}, indent=1) + "\n")
         part.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Outcome":
-        rows = json.loads(path.read_text()) if path.exists() else {}
-        return cls({name: torch.tensor([bit == "1" for bit in bits]) for name, bits in rows.items()})
+        """Empty where there is none."""
+        if not path.exists():
+            return cls({})
+        record = json.loads(path.read_text())
+        stood = {name: torch.tensor([bit == "1" for bit in bits]) for name, bits in record["stood"].items()}
+        return cls(stood, record["about"])
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Of the network, its neurons' constants and its weights."""
+    digest = hashlib.sha256(str(model).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def evaluate(
@@ -123,8 +137,15 @@ def evaluate(
     """Runs the attacks that ``path`` does not hold yet. Images that the model gets wrong anyway are not attacked.
 
     With ``noise`` on, attack and answer see different draws; each attack starts from the same seed.
+
+    Raises:
+        ValueError: ``path`` is the record of another model or effort.
     """
     outcome = Outcome.read(path)
+    about = {"model": fingerprint(model), "noise": noise, "images": len(images), **asdict(effort)}
+    if outcome.stood and outcome.about != about:
+        raise ValueError(f"{path} is of another model or effort ({outcome.about}, now {about}): move it away")
+    outcome.about = about
     draws = effort.draws if noise else 1
     todo = {name: make for name, make in suite(effort, twin).items() if name not in outcome.stood}
     for name, make in tqdm(todo.items(), desc=f"{path.stem}: attacks", leave=False, disable=None):

@@ -74,19 +74,15 @@ def main(argv: list[str] | None = None) -> int:
 
     def tried(recipe: Recipe) -> dict:
         key = {"defence": recipe.defence} | {name: f"{getattr(recipe, name):g}" for name in SETTINGS}
+        key |= {"images": str(len(dataset.train.labels)), "judged": str(len(labels))}
+        key |= {"epochs": str(recipe.epochs), "seed": str(recipe.seed)}
         for row in rows:
             if all(row[name] == value for name, value in key.items()):
                 return row
         model = recipe.model()
         train.fit(model, dataset.train, recipe)
         figures = {name: f"{value:.4f}" for name, value in judge(model, images, labels).items()}
-        size = {
-            "images": len(dataset.train.labels),
-            "judged": len(labels),
-            "epochs": recipe.epochs,
-            "seed": recipe.seed,
-        }
-        rows.append(key | figures | size | about)
+        rows.append(key | figures | about)
         record.write(options.out, rows, COLUMNS)
         return rows[-1]
 
