@@ -33,6 +33,7 @@ DEFENCES = {
     "RAT": ("RAT", False, False),
     "RAT+TGO": ("RAT", True, True),
 }
+DIAGNOSED = ("BPTT", "BPTT+TGO", "AT", "AT+TGO")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def write(study: Study, dataset: data.Dataset) -> str:
     images, labels = train.tensors(dataset.limited(None, study.images, seed=0).test)
     diagnoses = {}
     for recipe in study.recipes():
-        if (study.out / f"{recipe.name}.pt").exists() and recipe.defence in ("BPTT", "BPTT+TGO", "AT", "AT+TGO"):
+        if recipe.defence in DIAGNOSED and recipe.seed in outcomes.get((recipe.defence, False), {}):
             model = train.run(recipe, dataset, study.out)
             torch.manual_seed(0)
             settings = recipe.guard_margin, recipe.noise_std
