@@ -92,11 +92,17 @@ def load_subset(path: Path = SUBSET) -> Dataset:
     return Dataset("Fashion-MNIST subset", train, test)
 
 
+def digest(split: Split) -> str:
+    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()[:16]
+
+
 def stratified(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     """Ascending indices of ``per_class`` random items of every class.
 
     numpy's legacy generator is used because its stream is frozen: the same draw in every version.
     """
+    if per_class < 1:
+        raise DataError(f"at least {CLASSES} images are needed, one of each class")
     random = np.random.RandomState(seed)
     chosen = [random.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(CLASSES)]
     return np.sort(np.concatenate(chosen))

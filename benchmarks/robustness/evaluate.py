@@ -6,6 +6,7 @@ evaluation goes on where it was stopped.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -101,7 +102,7 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         stood = {name: "".join("01"[int(bit)] for bit in right) for name, right in self.stood.items()}
-        part = path.with_name(path.name + ".part")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         part.write_text(json.dumps({"about": self.about, "stood": stood}, indent=1) + "\n")
         part.replace(path)
 
@@ -142,7 +143,8 @@ def evaluate(
         ValueError: ``path`` is the record of another model or effort.
     """
     outcome = Outcome.read(path)
-    about = {"model": fingerprint(model), "noise": noise, "images": len(images), **asdict(effort)}
+    about = {"model": fingerprint(model), "twin": twin and fingerprint(twin), "noise": noise, "images": len(images)}
+    about |= {"digest": hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16], **asdict(effort)}
     if outcome.stood and outcome.about != about:
         raise ValueError(f"{path} is of another model or effort ({outcome.about}, now {about}): move it away")
     outcome.about = about

@@ -1,7 +1,7 @@
 """Everything that decides what a training ends with."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -84,8 +84,3 @@ class Recipe:
 
     def schedule(self) -> tgo.GuardSchedule:
         return tgo.GuardSchedule(self.lambda_max if self.guard else 0.0, total=self.epochs)
-
-    def differs(self, other: dict) -> dict[str, tuple]:
-        """Which settings are not those of ``other``, and both values."""
-        mine = asdict(self)
-        return {key: (other.get(key), mine.get(key)) for key in mine | other if other.get(key) != mine.get(key)}

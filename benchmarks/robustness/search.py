@@ -27,7 +27,7 @@ from benchmarks.robustness.recipe import Recipe
 
 SETTINGS = ("alpha", "noise_std", "guard_margin", "lambda_max")
 FIGURES = ("clean", "fgsm", "pgd10", "worst", "neighbors", "firing")
-COLUMNS = ("defence", *SETTINGS, *FIGURES, "images", "judged", "epochs", "seed", *record.ORIGIN)
+COLUMNS = ("data", "defence", *SETTINGS, *FIGURES, "images", "judged", "epochs", "seed", *record.ORIGIN)
 RESULTS = Path(__file__).with_name("results")
 MOST_LOST = 0.04  # TGO's paper pays 4.5 points on CIFAR-10
 ALPHAS = (1.0, 2.0, 4.0)
@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     about = record.origin(record.tune())
 
     def tried(recipe: Recipe) -> dict:
-        key = {"defence": recipe.defence} | {name: f"{getattr(recipe, name):g}" for name in SETTINGS}
+        key = {"data": recipe.data, "defence": recipe.defence} | {
+            name: f"{getattr(recipe, name):g}" for name in SETTINGS
+        }
         key |= {"images": str(len(dataset.train.labels)), "judged": str(len(labels))}
         key |= {"epochs": str(recipe.epochs), "seed": str(recipe.seed)}
         for row in rows:

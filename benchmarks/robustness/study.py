@@ -135,6 +135,8 @@ def write(study: Study, dataset: data.Dataset) -> str:
     diagnoses = {}
     for recipe in study.recipes():
         if recipe.defence in DIAGNOSED and recipe.seed in outcomes.get((recipe.defence, False), {}):
+            if not (study.out / f"{recipe.name}.pt").exists():
+                raise ValueError(f"{study.out} has attacks on {recipe.name} and no model: move them away")
             model = train.run(recipe, dataset, study.out)
             torch.manual_seed(0)
             settings = recipe.guard_margin, recipe.noise_std

@@ -49,14 +49,14 @@ def fit(model: nn.Module, split: data.Split, recipe: Recipe, checkpoint: Path | 
     Raises:
         ValueError: the checkpoint is that of another recipe, or the batch does not divide among the processes.
     """
-    if recipe.batch % distributed.world():
-        raise ValueError(f"a batch of {recipe.batch} does not divide among {distributed.world()} processes")
     images, labels = tensors(split)
+    if (size := min(recipe.batch, len(images))) % distributed.world():
+        raise ValueError(f"a batch of {size} does not divide among {distributed.world()} processes")
     random = torch.Generator().manual_seed(recipe.seed)
     torch.manual_seed(1000 * recipe.seed + distributed.rank())
     optimizer = make_optimizer(model, recipe)
-    history = [] if checkpoint is None else resume(checkpoint, recipe, model, optimizer, random)
-    net, attack, schedule = distributed.wrapped(model), adversary(model, recipe), recipe.schedule()
+    history = [] if checkpoint is None else resume(checkpoint, identity(recipe, split), model, optimizer, random)
+    attack, schedule = adversary(model, recipe), recipe.schedule()
     per_epoch = batches_per_epoch(len(images), recipe.batch)
     total = recipe.epochs * per_epoch
     hidden = True if distributed.rank() else None
@@ -64,7 +64,7 @@ def fit(model: nn.Module, split: data.Split, recipe: Recipe, checkpoint: Path | 
     with tqdm(total=total, initial=done * per_epoch, desc=recipe.name, unit="batch", disable=hidden) as bar:
         for epoch in range(done, recipe.epochs):
             start, losses, weight = time.perf_counter(), [], schedule.weight(epoch)
-            net.train()
+            net = distributed.wrapped(model).train()  # anew, since its sums depend on what it has seen
             for i, (x, y) in enumerate(batches(images, labels, recipe.batch, random)):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * warm_cosine((epoch * per_epoch + i + 1) / total)
@@ -78,7 +78,7 @@ def fit(model: nn.Module, split: data.Split, recipe: Recipe, checkpoint: Path | 
             history.append(record)
             bar.set_postfix({key: f"{record[key]:.3f}" for key in ("loss", "lambda")} | {"epoch": epoch + 1})
             if checkpoint is not None:
-                save(checkpoint, recipe, model, optimizer, random, history)
+                save(checkpoint, identity(recipe, split), model, optimizer, random, history)
     return history
 
 
@@ -123,9 +123,14 @@ def warm_cosine(progress: float) -> float:
     return min(10 * progress, (1 + math.cos(math.pi * progress)) / 2)
 
 
+def identity(recipe: Recipe, split: data.Split) -> dict[str, Any]:
+    """What a checkpoint must agree in: the settings and the images."""
+    return asdict(recipe) | {"images": len(split.labels), "digest": data.digest(split)}
+
+
 def save(
     path: Path,
-    recipe: Recipe,
+    identity: dict[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     random: torch.Generator,
@@ -135,10 +140,10 @@ def save(
     noise = distributed.gathered(torch.get_rng_state())
     if distributed.rank():
         return
-    state = {"recipe": asdict(recipe), "history": history, "model": model.state_dict()}
-    if len(history) < recipe.epochs:  # a finished model is small
+    state = {"recipe": identity, "history": history, "model": model.state_dict()}
+    if len(history) < identity["epochs"]:  # a finished model is small
         state |= {"optimizer": optimizer.state_dict(), "order": random.get_state(), "noise": noise}
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         torch.save(state, file)
         file.flush()
@@ -147,14 +152,15 @@ def save(
 
 
 def resume(
-    path: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
+    path: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
 ) -> list[dict[str, Any]]:
     """Puts everything back as :func:`save` found it; returns the history, empty where there is no checkpoint."""
     if not path.exists():
         return []
     state = torch.load(path)
-    if other := recipe.differs(state["recipe"]):
-        said = ", ".join(f"{key} {was!r}, now {now!r}" for key, (was, now) in other.items())
+    was = state["recipe"]
+    if other := [key for key in was | identity if was.get(key) != identity.get(key)]:
+        said = ", ".join(f"{key} {was.get(key)!r}, now {identity.get(key)!r}" for key in other)
         raise ValueError(f"{path} is of another training ({said}): move it away, or choose another --out")
     model.load_state_dict(state["model"])
     if "optimizer" not in state:
@@ -225,10 +231,11 @@ def run(recipe: Recipe, dataset: data.Dataset, out: Path) -> nn.Module:
     out.mkdir(parents=True, exist_ok=True)
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
     history = fit(model, dataset.train, recipe, checkpoint)
-    if distributed.rank() == 0 and checkpoint.stat().st_mtime_ns != before:
+    written = checkpoint.with_suffix(".json")
+    if distributed.rank() == 0 and (checkpoint.stat().st_mtime_ns != before or not written.exists()):
         settings = {"settings": asdict(recipe), "images": len(dataset.train.labels), "processes": distributed.world()}
         record = settings | {"machine": report.machine(), "history": history}
-        checkpoint.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        written.write_text(json.dumps(record, indent=2) + "\n")
     return model.eval()
 
 
