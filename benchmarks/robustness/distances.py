@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import tgo_kernels as tgo
 from benchmarks.robustness.attacks import evaluating
-from benchmarks.robustness.models import lif_layers
+from benchmarks.robustness.models import lif_layers, watched
 
 REACH, BINS = 2.0, 80  # the histograms span v_threshold -+ REACH
 NAMES, COLORS = ("plain LIF (before the guard)", "TGO (after the guard)"), ("#3b4252", "#d9713c")
@@ -43,14 +43,9 @@ def measure(model: nn.Module, images: Tensor, margin: float, *, noise: bool = Fa
         near[layer] += int((d.abs() < margin).sum())
         total[layer] += d.numel()
 
-    hooks = [layer.register_forward_hook(watch) for layer in layers]
-    try:
-        with evaluating(model, noise):
-            for x in images.split(batch):
-                model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watched(model, watch), evaluating(model, noise):
+        for x in images.split(batch):
+            model(x)
     shares = tuple(near[layer] / total[layer] for layer in layers)
     return Distances(counts, margin, sum(near.values()), sum(total.values()), shares)
 

@@ -4,7 +4,8 @@ Each is a ``Sequential`` over [T, B, *] whose first layer has no state, so that 
 a still image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -116,3 +117,14 @@ def classifier(name: str, lif: Neurons, steps: int = 4, **sizes) -> Classifier:
 
 def lif_layers(model: nn.Module) -> list[tgo.LIF]:
     return [module for module in model.modules() if isinstance(module, tgo.LIF)]
+
+
+@contextmanager
+def watched(model: nn.Module, hook: Callable) -> Iterator[None]:
+    """``hook(layer, inputs, spikes)`` after every forward of a LIF layer; what it returns replaces the spikes."""
+    handles = [layer.register_forward_hook(hook) for layer in lif_layers(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import tgo_kernels as tgo
 from benchmarks.robustness.attacks import Attack
-from benchmarks.robustness.models import lif_layers
+from benchmarks.robustness.models import watched
 
 Rule = Callable[[tgo.Neuron, Tensor, Tensor], Tensor]  # neuron, mean input, firing rate -> d rate / d mean input
 
@@ -46,12 +46,8 @@ def straight_through(rule: Rule, model: nn.Module) -> Iterator[None]:
         x, rate = inputs[0], spikes.detach().float().mean(0)
         return _Replace.apply(x, spikes.detach(), rule(layer.neuron, x.detach().float().mean(0), rate))
 
-    handles = [layer.register_forward_hook(hook) for layer in lif_layers(model)]
-    try:
+    with watched(model, hook):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Replace(torch.autograd.Function):

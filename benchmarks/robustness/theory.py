@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import tgo_kernels as tgo
 from benchmarks.robustness import distances
 from benchmarks.robustness.attacks import evaluating
-from benchmarks.robustness.models import lif_layers
+from benchmarks.robustness.models import watched
 
 SMALL = 0.01  # of an image's largest gradient: below, a pixel's gradient counts as none
 REACH, BINS = 1.0, 20  # the flips are counted by |h - v_threshold| up to REACH
@@ -69,13 +69,8 @@ def flips(model: nn.Module, images: Tensor, noise_std: float) -> Flips:
         d = h.reshape(-1) - threshold
         found.append(torch.stack([d.abs(), (noisy != (d >= 0)).float(), tgo.guard.flip_probability(d, 0.0, noise_std)]))
 
-    hooks = [layer.register_forward_hook(watch) for layer in lif_layers(model)]
-    try:
-        with evaluating(model, noise=False):
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watched(model, watch), evaluating(model, noise=False):
+        model(images)
     distance, flipped, expected = torch.cat(found, 1)
     index = (distance * BINS / REACH).long()
     rows = []

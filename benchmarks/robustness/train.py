@@ -55,7 +55,8 @@ def fit(model: nn.Module, split: data.Split, recipe: Recipe, checkpoint: Path | 
     random = torch.Generator().manual_seed(recipe.seed)
     torch.manual_seed(1000 * recipe.seed + distributed.rank())
     optimizer = make_optimizer(model, recipe)
-    history = [] if checkpoint is None else resume(checkpoint, identity(recipe, split), model, optimizer, random)
+    about = identity(recipe, split)
+    history = [] if checkpoint is None else resume(checkpoint, about, model, optimizer, random)
     attack, schedule = adversary(model, recipe), recipe.schedule()
     per_epoch = batches_per_epoch(len(images), recipe.batch)
     total = recipe.epochs * per_epoch
@@ -78,7 +79,7 @@ def fit(model: nn.Module, split: data.Split, recipe: Recipe, checkpoint: Path | 
             history.append(record)
             bar.set_postfix({key: f"{record[key]:.3f}" for key in ("loss", "lambda")} | {"epoch": epoch + 1})
             if checkpoint is not None:
-                save(checkpoint, identity(recipe, split), model, optimizer, random, history)
+                save(checkpoint, about, model, optimizer, random, history)
     return history
 
 
