@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 import tgo_kernels as tgo
 from benchmarks.robustness import adaptive, attacks, data, distributed, findings, search, straight, study, theory, train
 from benchmarks.robustness.evaluate import Effort, Outcome, evaluate, suite
-from benchmarks.robustness.models import NETWORKS, classifier, lif_layers
+from benchmarks.robustness.models import NETWORKS, classifier, lif_layers, watched
 from benchmarks.robustness.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -200,6 +200,25 @@ def test_every_attack_stays_within_eps_and_the_record_goes_on(tmp_path):
     with pytest.raises(ValueError, match=r"x\.json is of another model or effort .*: move it away"):
         evaluate(network().eval(), x, y, path, noise=True, effort=LITTLE)
     assert again.worst == min(again.worst, *(again.accuracy(name) for name in ("clean", "FGSM", "PGD40", "APGD")))
+
+
+def test_a_noisy_model_answers_by_the_mean_of_many_draws():
+    """No lucky draw ends an attack: an image that one draw in five gets wrong is right."""
+    model, (x, _) = network(noise_std=0.3).eval(), images(200)
+    torch.manual_seed(0)
+    with attacks.evaluating(model, noise=True), torch.no_grad():
+        draws = torch.stack([model(x) for _ in range(64)])
+        y = draws.mean(0).argmax(1)
+        lucky = (draws.argmax(2) != y).float().mean(0)
+        sure = (lucky > 0.1) & (lucky < 0.3)
+        asked = torch.stack([attacks.correct(model, x[sure], y[sure]) for _ in range(10)])
+        mean = attacks.Averaged(model, 3)
+        assert not mean.training and mean(x).shape == (200, 10)
+    assert sure.sum() > 50 and asked.float().mean() > 0.95
+    calls = []
+    with attacks.evaluating(model, noise=False), watched(model, lambda *_: calls.append(1)):
+        attacks.correct(model, x, y)
+    assert len(calls) == len(lif_layers(model))
 
 
 def test_the_worst_case_is_taken_image_by_image():

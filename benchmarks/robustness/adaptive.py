@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tgo_kernels as tgo
-from benchmarks.robustness.attacks import EPS, Attack, surrogates
+from benchmarks.robustness.attacks import EPS, Attack, correct, surrogates
 
 SHARE = 0.425  # of the surrogate's mass on either side of the threshold that reaches a membrane
 WIDTH = 2 * math.tan(math.pi * SHARE) / math.pi
@@ -67,8 +67,9 @@ def sa_pgd(model: nn.Module, eps: float = EPS, iterations: int = 100, draws: int
         x <- Project(x + clip(eta m / (sqrt(q) + 1e-12), -eta, eta))
 
     ``eta`` starts at ``eps`` and halves after k = 0.22 K iterations, then after max(k - 0.03 K, 0.06 K), and so on. Any
-    iterate that the model gets wrong counts: that image is done. ``g`` is the mean over ``draws`` draws of the noise.
-    A random start within ``eps``: our decision.
+    iterate that the model gets wrong counts: that image is done. ``g`` is the mean over ``draws`` draws of the noise;
+    what these get wrong is asked again, or one lucky draw would end the attack. A random start within ``eps``: our
+    decision.
     """
 
     def attacked(images: Tensor, labels: Tensor) -> Tensor:
@@ -81,6 +82,8 @@ def sa_pgd(model: nn.Module, eps: float = EPS, iterations: int = 100, draws: int
             for eta in bounds(eps, iterations):
                 g, wrong = gradient(model, x, labels[left], made, draws)
                 found[left] = x
+                if draws > 1 and wrong.any():
+                    wrong[wrong.clone()] = ~correct(model, x[wrong], labels[left[wrong]])
                 if wrong.any():
                     keep = ~wrong
                     left, x, m, q, g = left[keep], x[keep], m[keep], q[keep], g[keep]

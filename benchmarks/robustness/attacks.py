@@ -16,11 +16,23 @@ import tgo_kernels as tgo
 from benchmarks.robustness.models import lif_layers
 
 EPS = 8 / 255
+ANSWERS = 16  # draws of the noise behind one answer of a noisy model
 INSTALL = "pip install --no-deps torchattacks==3.5.1"  # it pins old versions of what it does not need here
 
 
 class Attack(Protocol):
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor: ...
+
+
+class Averaged(nn.Module):
+    """A noisy model by the mean of its logits over ``draws`` draws: attacks on it take expectations over the noise."""
+
+    def __init__(self, model: nn.Module, draws: int) -> None:
+        super().__init__()
+        self.model, self.draws, self.training = model, draws, model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        return sum(self.model(images) for _ in range(self.draws)) / self.draws
 
 
 def fgsm(model: nn.Module, eps: float = EPS) -> Attack:
@@ -33,19 +45,14 @@ def rfgsm(model: nn.Module, eps: float = EPS) -> Attack:
     return _torchattacks().RFGSM(model, eps=eps, alpha=eps / 2, steps=1)
 
 
-def pgd(model: nn.Module, eps: float = EPS, alpha: float = 2 / 255, steps: int = 20, draws: int = 1) -> Attack:
-    """``steps`` steps of ``alpha`` from a random start within ``eps``, each projected back.
-
-    Each step follows the mean gradient of ``draws`` draws of the noise (expectation over transformation).
-    """
-    if draws == 1:
-        return _torchattacks().PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=True)
-    return _torchattacks().EOTPGD(model, eps=eps, alpha=alpha, steps=steps, eot_iter=draws, random_start=True)
+def pgd(model: nn.Module, eps: float = EPS, alpha: float = 2 / 255, steps: int = 20) -> Attack:
+    """``steps`` steps of ``alpha`` from a random start within ``eps``, each projected back."""
+    return _torchattacks().PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=True)
 
 
-def apgd(model: nn.Module, eps: float = EPS, steps: int = 20, draws: int = 1) -> Attack:
+def apgd(model: nn.Module, eps: float = EPS, steps: int = 20) -> Attack:
     """Auto-PGD on the cross entropy (Croce and Hein, arXiv 2003.01690)."""
-    return _torchattacks().APGD(model, eps=eps, steps=steps, eot_iter=draws, seed=0)
+    return _torchattacks().APGD(model, eps=eps, steps=steps, seed=0)
 
 
 def square(model: nn.Module, eps: float = EPS, queries: int = 200) -> Attack:
@@ -125,7 +132,10 @@ def evaluating(model: nn.Module, noise: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return model(images).argmax(1) == labels
+    """Which images the model labels right; where its neurons are noisy, by the mean of ``ANSWERS`` draws' logits."""
+    noisy = any(layer.noise_in_eval and layer.neuron.noise_std > 0 for layer in lif_layers(model))
+    answer = Averaged(model, ANSWERS if noisy else 1)
+    return answer(images).argmax(1) == labels
 
 
 def withstood(
@@ -140,7 +150,7 @@ def withstood(
 ) -> Tensor:
     """[N] bool: which images, attacked one batch at a time where there is an attack, the model labels right.
 
-    With ``noise`` both see it: the attack takes each gradient from a fresh draw, the model answers from another.
+    With ``noise`` both see it, in draws of their own.
     """
     found = []
     with evaluating(model, noise):

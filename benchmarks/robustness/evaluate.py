@@ -21,7 +21,7 @@ from benchmarks.robustness.attacks import EPS, Attack
 
 LARGER = (16, 32, 64, 128)  # eps * 255, that shall leave nothing
 SWEEP = {"ATan(4)": tgo.ATan(4.0), "Sigmoid(4)": tgo.Sigmoid(4.0), "Triangle(1)": tgo.Triangle(1.0)}
-Make = Callable[[nn.Module, int], Attack | None]  # the model and the draws of the noise for each gradient -> the attack
+Make = Callable[[nn.Module, int], Attack | None]  # the model, and over how many draws of its noise -> the attack
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def suite(effort: Effort, twin: nn.Module | None) -> dict[str, Make]:
         "PGD40 restarted": lambda model, draws: attacks.repeated(
             model, attacks.pgd(model, EPS, 0.5 / 255, 40), effort.restarts
         ),
-        "PGD20, EoT": lambda model, draws: attacks.pgd(model, EPS, 1 / 255, 20, draws),
-        "APGD": lambda model, draws: attacks.apgd(model, EPS, effort.apgd_steps, draws),
-        "Square": lambda model, draws: attacks.square(model, EPS, effort.queries),
+        "PGD20, EoT": lambda model, draws: attacks.pgd(attacks.Averaged(model, draws), EPS, 1 / 255, 20),
+        "APGD": lambda model, draws: attacks.apgd(attacks.Averaged(model, draws), EPS, effort.apgd_steps),
+        "Square": lambda model, draws: attacks.square(attacks.Averaged(model, draws), EPS, effort.queries),
         **{f"PGD20, {name}": along(surrogate) for name, surrogate in SWEEP.items()},
         "PGD20, BPTR": rated(straight.bptr),
         "PGD20, RGA": rated(straight.rga),
@@ -137,7 +137,8 @@ def evaluate(
 ) -> Outcome:
     """Runs the attacks that ``path`` does not hold yet. Images that the model gets wrong anyway are not attacked.
 
-    With ``noise`` on, attack and answer see different draws; each attack starts from the same seed.
+    With ``noise`` on, the model answers with the mean of ``attacks.ANSWERS`` draws, and the strong attacks follow that
+    of ``effort.draws``, always fresh ones. Each attack starts from the same seed.
 
     Raises:
         ValueError: ``path`` is the record of another model or effort.
@@ -145,6 +146,8 @@ def evaluate(
     outcome = Outcome.read(path)
     about = {"model": fingerprint(model), "twin": twin and fingerprint(twin), "noise": noise, "images": len(images)}
     about |= {"digest": hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16], **asdict(effort)}
+    if noise:
+        about["answers"] = attacks.ANSWERS
     if outcome.stood and outcome.about != about:
         raise ValueError(f"{path} is of another model or effort ({outcome.about}, now {about}): move it away")
     outcome.about = about
@@ -154,9 +157,10 @@ def evaluate(
         torch.manual_seed(0)
         right = torch.ones(len(images), dtype=torch.bool) if name == "clean" else outcome.stood["clean"].clone()
         if right.any():
+            with attacks.evaluating(model, noise):
+                attack = make(model, draws)
             options = {"noise": noise, "batch": batch, "name": name}
-            attacked = images[right], labels[right], make(model, draws)
-            right[right.clone()] = attacks.withstood(model, *attacked, **options)
+            right[right.clone()] = attacks.withstood(model, images[right], labels[right], attack, **options)
         outcome.stood[name] = right
         outcome.write(path)
     return outcome
