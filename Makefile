@@ -21,8 +21,8 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
-.PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread sanitize-triton triton-newest wheel bench \
-	bench-peers gpu gpu-here gpu-compile lint clean
+.PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
+	sanitize-triton triton-newest wheel bench bench-peers gpu gpu-here gpu-compile lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the

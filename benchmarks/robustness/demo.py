@@ -60,9 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     try:
         settings, dataset = chosen(options)
-        settings.attacks(
-            settings.recipe(guarded=False).model()
-        )  # says what is missing before the training, not after it
+        settings.attacks(settings.recipe(guarded=False).model())  # what is missing is said before the training
         options.out.mkdir(parents=True, exist_ok=True)
     except (data.DataError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
