@@ -20,6 +20,7 @@ SURROGATES = (
     tgo.PiecewiseExp(),
     tgo.SoftSign(),
     tgo.SuperSpike(),
+    tgo.FastSigmoid(),
     tgo.Erf(),
     tgo.NoisePDF(0.4),
 )

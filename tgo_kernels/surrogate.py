@@ -1,9 +1,9 @@
 """Surrogate derivatives ``z(d)`` of the firing step, where ``d`` is the distance of the membrane from its threshold.
 
 Each class is a frozen set of parameters; :meth:`Surrogate.derivative` is the derivative in plain torch. The compiled
-engines know a surrogate by its :class:`Curve` and two numbers, its height ``a`` and its scale ``b``: ten names of the
-field share seven curves. Formulas and defaults are SpikingJelly's, so that models can be converted; Triangle and
-Rectangle are those of the robust-SNN code line.
+engines know a surrogate by its :class:`Curve` and two numbers, its height ``a`` and its scale ``b``: eleven names of
+the field share seven curves. Formulas and defaults are SpikingJelly's, so that models can be converted; FastSigmoid is
+snnTorch's, Triangle and Rectangle are those of the robust-SNN code line.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import Tensor
 __all__ = [
     "ATan",
     "Erf",
+    "FastSigmoid",
     "NoisePDF",
     "PiecewiseExp",
     "PiecewiseQuadratic",
@@ -177,6 +178,17 @@ class SuperSpike(Surrogate):
 
     def constants(self) -> tuple[float, float]:
         return self.alpha, 1.0
+
+
+@dataclass(frozen=True)
+class FastSigmoid(Surrogate):
+    """``1 / (1 + slope |d|)^2``, as snnTorch defines it."""
+
+    curve = Curve.INVERSE_SQUARE
+    slope: float = 25.0
+
+    def constants(self) -> tuple[float, float]:
+        return 1.0, self.slope
 
 
 @dataclass(frozen=True)
