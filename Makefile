@@ -34,6 +34,7 @@ $(VENV)/installed: pyproject.toml
 	TGO_KERNELS_NATIVE=0 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python \
 		spikingjelly==2.0.0 snntorch==1.0.0 torchattacks==3.5.1 ttsem==0.1.0
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/former spikingjelly==0.0.0.0.14
 	touch $@
 
 # The compiled engine, again where its sources changed.

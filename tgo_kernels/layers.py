@@ -95,7 +95,7 @@ class LIF(nn.Module):
 
     def detach(self) -> None:
         """Cut the gradient through the carried state (truncated backpropagation through time)."""
-        if self.v is not None:
+        if isinstance(self.v, Tensor):
             self.v = self.v.detach()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,6 +150,6 @@ class LIF(nn.Module):
         """For copies and pickles: the layer and its state, without the graph of the last forward."""
         state = dict(self.__dict__)
         for name in ("v", "penalty"):
-            if state[name] is not None:
+            if isinstance(state[name], Tensor):
                 state[name] = state[name].detach()
         return state

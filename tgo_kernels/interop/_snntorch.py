@@ -1,0 +1,96 @@
+"""snnTorch's Leaky, read and replaced; imported by the first conversion."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import snntorch
+from snntorch._neurons.neurons import SpikingNeuron
+from torch import Tensor, nn
+
+import tgo_kernels as tgo
+from tgo_kernels.interop import conversion
+from tgo_kernels.interop.conversion import Fused, Refused, Report, above
+from tgo_kernels.neuron import check_bool
+
+# The functions that snntorch.surrogate makes, by name, and the parameter that they hold.
+SURROGATES: Mapping[str, tuple[str, Callable[[float], tgo.Surrogate]]] = {
+    "atan": ("alpha", tgo.ATan),
+    "sigmoid": ("slope", tgo.Sigmoid),
+    "fast_sigmoid": ("slope", tgo.FastSigmoid),
+}
+
+
+class FusedLeaky(Fused, snntorch.Leaky):
+    """The state is snnTorch's ``mem``: whoever sets it starts a new sequence."""
+
+    sequence = False
+    v: Any
+    mem: Any
+
+    def adopted(self) -> str:
+        self.__dict__.pop("reset", None)  # snnTorch keeps a tensor under the name of our method
+        self.v = self.mem
+        soft = self.neuron.v_reset is None
+        return (
+            "a membrane is still above its threshold after a reset: snnTorch then doubles it for a step" if soft else ""
+        )
+
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+        if mem is not None:
+            if self.init_hidden:
+                raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
+            self.mem = mem
+        shape = input_.shape[self.sequence :]
+        if self.mem is not self.v or self.mem.shape != shape:
+            self.reset()
+            self.v = self.mem.float() if self.mem.shape == shape else None
+        spikes = tgo.LIF.forward(self, input_) if self.sequence else self.one_step(input_)
+        self.mem = self.v
+        return spikes if self.init_hidden and not self.output else (spikes, self.mem)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.neuron = replace(self.neuron, **constants(self))
+
+
+def constants(leaky: snntorch.Leaky) -> Mapping[str, Any]:
+    if leaky.reset_delay:
+        raise Refused("reset_delay=True: it resets one step after the spike; a fused layer resets with it")
+    if leaky.inhibition or leaky.state_quant:
+        raise Refused("inhibition or state_quant")
+    for name in ("beta", "threshold", "graded_spikes_factor"):
+        value = getattr(leaky, name)
+        if isinstance(value, nn.Parameter):
+            raise Refused(f"{name} is learnable")
+        if value.numel() != 1:
+            raise Refused(f"{name} has {value.numel()} values")
+    if leaky.graded_spikes_factor != 1:
+        raise Refused("graded_spikes_factor is not 1")
+    if leaky.reset_mechanism == "none":
+        raise Refused('reset_mechanism="none"')
+    return {
+        "decay": leaky.beta.clamp(0, 1).item(),
+        "gain": 1.0,
+        "v_threshold": above(leaky.threshold.item()),
+        "v_reset": None if leaky.reset_mechanism == "subtract" else 0.0,
+        "surrogate": surrogate(leaky.spike_grad),
+    }
+
+
+def surrogate(function: Callable) -> tgo.Surrogate:
+    made_by = getattr(function, "__qualname__", "").split(".")[0]
+    if getattr(function, "__module__", None) == "snntorch.surrogate" and made_by in SURROGATES:
+        name, make = SURROGATES[made_by]
+        return make(inspect.getclosurevars(function).nonlocals[name])
+    raise Refused(f"surrogate {made_by or function!r}: no engine knows it")
+
+
+def convert(model: nn.Module, *, sequence: bool, **options: Any) -> Report:
+    check_bool("sequence", sequence)
+    kinds = {snntorch.Leaky: (FusedLeaky, constants)}
+    report = conversion.convert(model, kinds, lambda module: isinstance(module, SpikingNeuron), **options)
+    for name in report.converted:
+        model.get_submodule(name).sequence = sequence  # type: ignore[assignment]
+    return report

@@ -1,0 +1,97 @@
+"""What all conversions share: neurons become fused layers where they are, and a report says which, and why not."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tgo_kernels.layers import LIF
+from tgo_kernels.neuron import Neuron
+
+
+class Refused(ValueError):
+    """Why a neuron cannot become a fused one that does the same."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did, by the name of the module."""
+
+    converted: dict[str, str] = field(default_factory=dict)  #: the neuron that it is now, and where it differs
+    left: dict[str, str] = field(default_factory=dict)  #: why it was left as it was
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.converted)} neurons converted, {len(self.left)} left"]
+        lines += [f"  {name or '(the model)'}: {what}" for name, what in self.converted.items()]
+        lines += [f"  {name or '(the model)'}: left: {why}" for name, why in self.left.items()]
+        return "\n".join(lines)
+
+
+class Fused(LIF):
+    """A layer that was a neuron of another framework, and still is an instance of its class, with its attributes."""
+
+    def adopted(self) -> str:
+        """Called once, on what is no longer the other framework's; returns where the two may differ, if anywhere."""
+        raise NotImplementedError
+
+    def one_step(self, x: Tensor) -> Tensor:
+        """[*] -> [*]: the next time step. Penalty and rates are those of all steps since the last reset."""
+        penalty, counts = self.penalty, self._counts
+        spikes = LIF.forward(self, x.unsqueeze(0)).squeeze(0)
+        if penalty is not None and counts is not None and self.penalty is not None and self._counts is not None:
+            steps = counts[2] // max(x.numel(), 1)
+            self.penalty = (steps * penalty + self.penalty) / (steps + 1)
+            neighbors, fired, of = self._counts
+            self._counts = counts[0] + neighbors, counts[1] + fired, counts[2] + of
+        return spikes
+
+
+Kinds = Mapping[type[nn.Module], tuple[type[Fused], Callable[[Any], Mapping[str, Any]]]]
+
+
+def convert(
+    model: nn.Module,
+    kinds: Kinds,
+    foreign: Callable[[nn.Module], bool],
+    *,
+    impl: str,
+    noise_in_eval: bool,
+    **guarded: Any,
+) -> Report:
+    """Every neuron of these ``kinds`` becomes the class beside its own, with the constants that are read from it.
+
+    The module stays the same object, so that whatever refers to it, hooks included, goes on. ``foreign`` says which of
+    the other modules are neurons too, to be named as left.
+    """
+    ready = LIF(stateful=True, impl=impl, noise_in_eval=noise_in_eval)
+    Neuron(**guarded)
+    report = Report()
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if type(module) in kinds:
+            fused, read = kinds[type(module)]
+            try:
+                ready.neuron = Neuron(**read(module), **guarded)
+            except (Refused, TypeError, ValueError) as why:
+                report.left[name] = f"{kind}: {why}"
+                continue
+            for key, value in vars(ready).items():
+                vars(module).setdefault(key, value)
+            module.__class__ = fused
+            differs = module.adopted()  # type: ignore[operator]
+            report.converted[name] = f"{kind}: {module.extra_repr()}" + (
+                f"; differs where {differs}" if differs else ""
+            )
+        elif not isinstance(module, Fused) and foreign(module):
+            report.left[name] = f"{kind}: no fused layer computes this neuron"
+    if report.left:
+        warnings.warn(str(report), stacklevel=4)
+    return report
+
+
+def above(threshold: float) -> float:
+    """The least fp32 number above ``threshold``: firing at ``>=`` this is firing at ``>`` that."""
+    return torch.nextafter(torch.tensor(threshold), torch.tensor(torch.inf)).item()

@@ -1,0 +1,52 @@
+"""snnTorch models on fused layers."""
+
+from torch import nn
+
+from tgo_kernels.interop.conversion import Report
+from tgo_kernels.neuron import NoiseMode
+
+
+def convert(
+    model: nn.Module,
+    *,
+    sequence: bool = False,
+    noise_std: float = 0.0,
+    noise_mode: NoiseMode = "membrane",
+    noise_in_eval: bool = False,
+    guard_margin: float = 0.0,
+    impl: str = "auto",
+) -> Report:
+    """Every ``Leaky`` of the model becomes a fused layer, in place; returns what was done.
+
+    The neurons keep their constants, surrogate, state and what they return, and stay instances of ``snntorch.Leaky``:
+    ``init_leaky``, ``utils.reset``, ``detach_hidden``, hooks and checkpoints work as before. Each is a
+    :class:`tgo_kernels.LIF` too, so that :func:`tgo_kernels.guard_penalty` finds it: its penalty and rates are those of
+    all steps since the state was set anew. The same spikes, to fp32's rounding; snnTorch fires above its threshold, so
+    the layer's is the next fp32 number. With ``reset_mechanism="subtract"``, a neuron that is still above its threshold
+    after a reset needs twice the threshold to fire in snnTorch's next step; in a fused layer it fires again. The report
+    says so.
+
+    Left as they are, named in the report and in a warning: other neurons, subclasses, ``reset_delay=True`` (snnTorch's
+    default), ``reset_mechanism="none"``, learnable or per-neuron constants, inhibition, quantised states, graded
+    spikes, surrogates that the engines do not know.
+
+    Args:
+        sequence: the neurons take [T, *], all time steps in one pass, instead of one step a call; ``mem`` is the state
+            before the first step, and the one returned that after the last.
+        noise_std, noise_mode, noise_in_eval, guard_margin, impl: of every layer, as in :class:`tgo_kernels.LIF`.
+
+    Raises:
+        ImportError: snnTorch is not installed (1.0 is tested).
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    from tgo_kernels.interop import _snntorch
+
+    return _snntorch.convert(
+        model,
+        sequence=sequence,
+        noise_std=noise_std,
+        noise_mode=noise_mode,
+        noise_in_eval=noise_in_eval,
+        guard_margin=guard_margin,
+        impl=impl,
+    )

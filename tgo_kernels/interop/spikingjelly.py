@@ -1,0 +1,45 @@
+"""SpikingJelly models on fused layers."""
+
+from torch import nn
+
+from tgo_kernels.interop.conversion import Report
+from tgo_kernels.neuron import NoiseMode
+
+
+def convert(
+    model: nn.Module,
+    *,
+    noise_std: float = 0.0,
+    noise_mode: NoiseMode = "membrane",
+    noise_in_eval: bool = False,
+    guard_margin: float = 0.0,
+    impl: str = "auto",
+) -> Report:
+    """Every ``LIFNode`` and ``IFNode`` of the model becomes a fused layer, in place; returns what was done.
+
+    The neurons keep their constants, surrogate, state and step mode ("m": [T, *] in one pass; "s": one step a call),
+    and stay instances of SpikingJelly's classes: ``functional.reset_net``, ``detach_net`` and ``set_step_mode``,
+    ``.v``, hooks and checkpoints work as before. Each is a :class:`tgo_kernels.LIF` too, so that
+    :func:`tgo_kernels.guard_penalty` finds it. The same spikes, to fp32's rounding: ``tau`` divides once, when the
+    layer is made, instead of at every step. Constants that are changed after the conversion have no effect.
+
+    Left as they are, named in the report and in a warning: other neurons, subclasses, ``store_v_seq=True``, surrogates
+    that the engines do not know or with ``spiking=False``, lower precision inside the neuron.
+
+    Args:
+        noise_std, noise_mode, noise_in_eval, guard_margin, impl: of every layer, as in :class:`tgo_kernels.LIF`.
+
+    Raises:
+        ImportError: SpikingJelly is not installed (2.0 and 0.0.0.0.14 are tested).
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    from tgo_kernels.interop import _spikingjelly
+
+    return _spikingjelly.convert(
+        model,
+        noise_std=noise_std,
+        noise_mode=noise_mode,
+        noise_in_eval=noise_in_eval,
+        guard_margin=guard_margin,
+        impl=impl,
+    )
