@@ -308,6 +308,7 @@ def test_a_study_trains_attacks_and_reports(tmp_path, monkeypatch, capsys):
         recipe=Recipe(data="subset", epochs=1, batch=50, steps=2),
         defences=("BPTT", "BPTT+TGO", "AT", "AT+TGO"),
         images=10,
+        noisy=5,
         effort=LITTLE,
         out=tmp_path / "out",
         figures=tmp_path / "figures",

@@ -88,6 +88,13 @@ class Outcome:
     stood: dict[str, Tensor]  #: [N] bool by attack
     about: dict[str, object] = field(default_factory=dict)  #: whose model, and what the attacks had
 
+    def __len__(self) -> int:
+        return len(self.stood["clean"])
+
+    def first(self, count: int) -> "Outcome":
+        """The same of the first images alone."""
+        return Outcome({name: right[:count] for name, right in self.stood.items()}, self.about)
+
     def accuracy(self, name: str) -> float:
         return self.stood[name].float().mean().item()
 

@@ -42,6 +42,7 @@ class Study:
     defences: tuple[str, ...]
     seeds: tuple[int, ...]
     images: int  # of the test set, under attack
+    noisy: int  # of these, with noise in test, which takes ten times as long
     effort: Effort
     out: Path
     figures: Path
@@ -65,6 +66,7 @@ STUDIES = {
         tuple(name for name in DEFENCES if not name.startswith("RAT")),
         (0,),
         images=200,
+        noisy=100,
         effort=QUICK,
         out=Path("runs/robustness"),
         figures=Path("runs/robustness"),
@@ -74,6 +76,7 @@ STUDIES = {
         ("BPTT", "BPTT+TGO", "AT", "AT+TGO", "RAT", "RAT+TGO"),
         (0, 1, 2),
         images=500,
+        noisy=200,
         effort=Effort(),
         out=ROOT / "benchmarks" / "robustness" / "results",
         figures=ROOT / "figures",
@@ -112,8 +115,8 @@ def go(study: Study, recipe: Recipe, dataset: data.Dataset) -> None:
     images, labels = train.tensors(dataset.limited(None, study.images, seed=0).test)
     twin = None if recipe.defence == "BPTT" else undefended(study, recipe, dataset)
     for noise in (False, True) if recipe.noise else (False,):
-        path = study.outcome(recipe, noise)
-        evaluate(model, images, labels, path, noise=noise, effort=study.effort, twin=twin)
+        path, count = study.outcome(recipe, noise), study.noisy if noise else study.images
+        evaluate(model, images[:count], labels[:count], path, noise=noise, effort=study.effort, twin=twin)
 
 
 def undefended(study: Study, recipe: Recipe, dataset: data.Dataset) -> nn.Module:
