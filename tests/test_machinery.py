@@ -1,0 +1,214 @@
+"""What users put around a layer: torch.compile, export, AMP, checkpointing, DDP, FSDP2, DataLoader workers, threads."""
+
+import copy
+import os
+import threading
+
+import pytest
+import torch
+import torch.distributed as dist
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
+
+import tgo_kernels as tgo
+from tgo_kernels.interop import spikingjelly
+
+
+def network(**options) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), tgo.LIF(**options), nn.Linear(32, 16), tgo.LIF(**options))
+    with torch.no_grad():
+        model[2].weight *= 8
+    return model
+
+
+def converted() -> nn.Module:
+    torch.manual_seed(0)
+    made = [layer.Conv2d(2, 4, 3, padding=1), layer.BatchNorm2d(4), neuron.LIFNode(surrogate_function=surrogate.ATan())]
+    model = nn.Sequential(*made, layer.Flatten(), layer.Linear(256, 10), neuron.IFNode())
+    functional.set_step_mode(model, "m")
+    spikingjelly.convert(model, guard_margin=0.5)
+    return model
+
+
+def loss_of(model: nn.Module, out: torch.Tensor) -> torch.Tensor:
+    return (out.float().mean(0) - 0.5).square().mean() + tgo.guard_penalty(model)
+
+
+def run(model: nn.Module, x: torch.Tensor, call=None) -> tuple[torch.Tensor, ...]:
+    """Output, penalty and gradients; ``call`` runs the model, for instance compiled."""
+    model.zero_grad()
+    out = (call or model)(x)
+    loss_of(model, out).backward()
+    return out.detach(), tgo.guard_penalty(model).detach(), *(p.grad.clone() for p in model.parameters())
+
+
+def test_a_converted_model_compiles_to_one_graph_for_all_sizes():
+    torch.compiler.reset()
+    eager, model = converted(), converted()
+    compiled = torch.compile(model, fullgraph=True)
+    graphs = []
+    sizes = ((5, 16), (6, 20), (7, 17), (4, 24))  # inductor has another graph for less than 4096 elements
+    for steps, batch in sizes:
+        functional.reset_net(model)
+        functional.reset_net(eager)
+        x = torch.randint(-8, 16, (steps, batch, 2, 8, 8)) / 8
+        for axis in (0, 1):
+            torch._dynamo.mark_dynamic(x, axis)
+        torch.testing.assert_close(run(model, x, compiled), run(eager, x), rtol=1e-4, atol=1e-5)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert len(set(graphs)) == 1
+    torch.compiler.reset()
+
+
+def test_channels_last_goes_through_without_a_copy():
+    class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    x = torch.randn(4, 2, 8, 5, 5).flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, (4, 2))
+    x.requires_grad_()
+    with Seen():
+        spikes = tgo.LIF()(x)
+        again = spikes.flatten(0, 1)
+        spikes.backward(spikes.detach())
+    assert again.is_contiguous(memory_format=torch.channels_last) and x.grad.stride() == x.stride()
+    copies = [name for name in names if "copy" in name or "clone" in name or "contiguous" in name]
+    assert not copies and any("lif_bwd" in name for name in names), names
+
+
+def test_export_and_aot_inductor(tmp_path):
+    model = network().eval()
+    x = 4 * torch.randn(4, 3, 6)
+    dims = {0: torch.export.Dim("T", min=2), 1: torch.export.Dim("batch", min=2)}
+    with torch.no_grad():
+        exported = torch.export.export(model, (x,), dynamic_shapes=(dims,))
+        package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "model.pt2"))
+        loaded = torch._inductor.aoti_load_package(package)
+        for other in (x, 4 * torch.randn(7, 5, 6)):
+            expected = model(other)
+            assert torch.equal(exported.module()(other), expected) and torch.equal(loaded(other), expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    x = 4 * torch.randn(4, 256, 6)
+    model = network(guard_margin=0.5)
+    exact = run(model, x)
+    assert exact[0].mean() > 0.05
+    with torch.autocast("cpu", dtype):
+        out = model(x)
+        loss = loss_of(model, out)
+    assert out.dtype == dtype and tgo.guard_penalty(model).dtype == torch.float32
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    found = [p.grad for p in model.parameters()]
+    assert all(g.dtype == torch.float32 for g in found)
+    for a, b in zip(found, exact[2:], strict=True):
+        assert (a - b).norm() < 0.2 * b.norm()
+    before = [p.detach().clone() for p in model.parameters()]
+    scaler.step(optimizer)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_checkpointing_draws_the_same_noise_again():
+    class Recomputed(nn.Sequential):
+        def forward(self, x):
+            for module in self:
+                x = checkpoint(module, x, use_reentrant=False)
+            return x
+
+    plain = network(noise_std=0.5, guard_margin=0.5)
+    recomputed = Recomputed(*copy.deepcopy(plain))
+    x = 4 * torch.randn(12, 8, 6)
+    found = []
+    for model in (plain, recomputed):
+        torch.manual_seed(1)
+        found.append(run(model, x))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_deterministic_algorithms():
+    torch.use_deterministic_algorithms(True)
+    try:
+        a, b = (run(network(noise_std=0.0, guard_margin=0.5), torch.ones(10, 4, 6)) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_several_threads_at_once():
+    x = [torch.randn(4, 500, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    expected = [tgo.lif(one, noise_std=0.3, noise_seed=i).spikes for i, one in enumerate(x)]
+    wrong = []
+
+    def work(i: int) -> None:
+        for _ in range(50):
+            given = x[i].clone().requires_grad_()
+            spikes = tgo.lif(given, noise_std=0.3, noise_seed=i).spikes
+            spikes.sum().backward()
+            if not torch.equal(spikes, expected[i]) or given.grad is None:
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+class Encoded(Dataset):
+    """Spikes that a worker of a DataLoader computes."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return tgo.lif(torch.full((4, 20_000), 0.3 * index)).spikes
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_of_a_data_loader(context):
+    tgo.lif(torch.ones(4, 100_000))  # the pool of threads is there before the fork
+    loader = DataLoader(Encoded(), batch_size=3, num_workers=2, multiprocessing_context=context, timeout=60)
+    found = torch.cat(list(loader))
+    assert torch.equal(found, torch.stack([Encoded()[i] for i in range(6)])) and found.any()
+
+
+def share(rank: int, folder: str, wrap: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ["TGO_TEST_PORT"]}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    model = network(guard_margin=0.5)
+    x = 4 * torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(3))[:, 4 * rank : 4 * rank + 4]
+    if wrap == "ddp":
+        wrapped = nn.parallel.DistributedDataParallel(model)
+    else:
+        mesh = dist.init_device_mesh("cpu", (2,))
+        wrapped = dist.fsdp.fully_shard(model, mesh=mesh)
+    loss_of(wrapped, wrapped(x)).backward()
+    gradients = [p.grad.full_tensor() if wrap == "fsdp" else p.grad for p in wrapped.parameters()]
+    if rank == 0:
+        torch.save(gradients, folder)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
+def test_two_processes_have_the_gradients_of_one(wrap, tmp_path, monkeypatch):
+    monkeypatch.setenv("TGO_TEST_PORT", str(29_500 + os.getpid() % 2_000))
+    torch.multiprocessing.spawn(share, (str(tmp_path / "found.pt"), wrap), nprocs=2)
+    model = network(guard_margin=0.5)
+    x = 4 * torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(3))
+    loss_of(model, model(x)).backward()
+    for found, p in zip(torch.load(tmp_path / "found.pt"), model.parameters(), strict=True):
+        torch.testing.assert_close(found, p.grad, rtol=1e-4, atol=1e-6)
