@@ -8,6 +8,7 @@
 # make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
 # make robustness-full  the same on all of Fashion-MNIST with three seeds (hours, goes on where it was stopped)
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
+# make docs   the documentation as a website, in site/
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
 # make gpu-compile      what GPUs would run, read from the compiled kernels, against the budgets
 
@@ -22,7 +23,7 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton triton-newest wheel bench bench-peers gpu gpu-here gpu-compile lint clean
+	sanitize-triton triton-newest wheel bench bench-peers gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
@@ -125,10 +126,14 @@ gpu-here:
 gpu-compile: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu_compile $(GPU_COMPILE)
 
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet mkdocs-material==9.8.2 mkdocstrings-python==2.0.11
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .venv-peers build *.egg-info tgo_kernels/*.so
+	rm -rf $(VENV) .venv-peers build site *.egg-info tgo_kernels/*.so

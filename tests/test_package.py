@@ -1,7 +1,11 @@
 """The package as a stranger meets it: a cold import, and what it says of itself."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 COLD = """
 import sys
@@ -34,3 +38,32 @@ def test_info_names_engines_and_reasons():
     text = python("-m", "tgo_kernels", "info")
     assert 'native    yes, taken by impl="auto"' in text and "reference yes" in text
     assert "triton    no: Triton serves GPU tensors" in text and "CPU kernels for" in text
+
+
+USER = """
+import torch
+import tgo_kernels as tgo
+from tgo_kernels.interop import snntorch, spikingjelly
+
+layer: tgo.LIF = tgo.LIF(tau=2.0, surrogate=tgo.FastSigmoid(25.0), noise_std=0.1, guard_margin=0.5)
+net = torch.nn.Sequential(torch.nn.Linear(3, 4), layer)
+spikes: torch.Tensor = layer(torch.rand(4, 2, 4))
+out = tgo.lif(spikes, decay=0.5, v_reset=None)
+loss: torch.Tensor = out.penalty + tgo.guard_penalty(net) * tgo.GuardSchedule(0.4, 10).weight(3)
+rates: dict[str, float] = tgo.neighbor_rates(net)
+left: dict[str, str] = spikingjelly.convert(net).left | snntorch.convert(net, sequence=True).left
+state: torch.Tensor | None = layer.v
+tgo.lif("x")
+tgo.LIF(noise_mode="nothing")
+"""
+
+
+def test_a_strict_checker_finds_the_users_mistakes_alone(tmp_path):
+    (tmp_path / "user.py").write_text(USER)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-incremental", "user.py"]
+    found = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    errors = [line for line in found.stdout.splitlines() if "error:" in line]
+    assert [error.split(":")[1] for error in errors] == ["14", "15"], found.stdout + found.stderr
+    assert "arg-type" in errors[0] and "arg-type" in errors[1]

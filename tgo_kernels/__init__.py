@@ -9,4 +9,22 @@ from tgo_kernels.neuron import LIFOutput, Neuron
 from tgo_kernels.ops import available_impls, explain_impl
 from tgo_kernels.surrogate import *  # noqa: F403
 
+__all__ = [
+    "LIF",
+    "GuardSchedule",
+    "LIFOutput",
+    "Neuron",
+    "available_impls",
+    "explain_impl",
+    "flip_probability",
+    "guard_penalty",
+    "lif",
+    "neighbor_rates",
+    "noise",
+    "reference",
+    "surrogate",
+    "tune_allocator",
+]
+__all__ += surrogate.__all__
+
 __version__ = "0.1.0"
