@@ -1,0 +1,162 @@
+"""Models as NIR: round trips, and files that SpikingJelly and snnTorch write and read."""
+
+import nir
+import numpy as np
+import pytest
+import snntorch
+import torch
+from snntorch.export_nir import export_to_nir
+from snntorch.import_nir import import_from_nir
+from spikingjelly.activation_based import functional, layer, neuron, nir_exchange
+from torch import nn
+
+import tgo_kernels as tgo
+from tgo_kernels.interop import spikingjelly
+from tgo_kernels.interop.nir import from_nir, to_nir
+
+T, B = 5, 3
+
+
+def dyadic(*shape: int) -> torch.Tensor:
+    return torch.randint(-16, 33, shape) / 8
+
+
+def exact(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_((p * 3 * 64).round() / 64)
+    return model
+
+
+def dense(**options) -> nn.Module:
+    """Neurons of a decay that binary numbers hold, which neither fire at equality nor lose bits."""
+    torch.manual_seed(0)
+    neurons = (tgo.LIF.from_decay(0.5, 0.5, v_threshold=1 + 2**-12, **options) for _ in range(2))
+    return exact(nn.Sequential(nn.Linear(20, 30), next(neurons), nn.Linear(30, 10, bias=False), next(neurons)))
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        layer.Conv2d(2, 4, 3, padding=1, bias=False),
+        neuron.IFNode(v_threshold=1 + 2**-12),
+        layer.AvgPool2d(2),
+        layer.Flatten(),
+        layer.Linear(64, 10),
+        neuron.LIFNode(tau=2.0, decay_input=False, v_threshold=1 + 2**-12, v_reset=-0.25),
+    )
+    functional.set_step_mode(model, "m")
+    return exact(model)
+
+
+@pytest.mark.parametrize("model", [dense, convolutional])
+def test_round_trip_by_a_file(model, tmp_path):
+    ours, x = model(), dyadic(T, B, 20) if model is dense else dyadic(T, B, 2, 8, 8)
+    spikingjelly.convert(ours)
+    nir.write(tmp_path / "model.nir", to_nir(ours, x))
+    functional.reset_net(ours)
+    again = from_nir(tmp_path / "model.nir", surrogate=tgo.Sigmoid(4.0))
+    assert torch.equal(again(x)[0], ours(x)) and again(x)[0].any()
+    assert all(m.neuron.surrogate == tgo.Sigmoid(4.0) for m in again.modules() if isinstance(m, tgo.LIF))
+    third = to_nir(again, x)
+    assert {type(node) for node in third.nodes.values()} == {type(node) for node in to_nir(ours, x).nodes.values()}
+
+
+def test_spikingjelly_reads_what_we_write():
+    for model, x in ((dense(), dyadic(T, B, 20)), (convolutional(), dyadic(T, B, 2, 8, 8))):
+        spikingjelly.convert(model)
+        graph = to_nir(model, x)
+        functional.reset_net(model)
+        theirs = nir_exchange.import_from_nir(graph, step_mode="m")
+        expected = model(x)
+        assert torch.equal(theirs(x)[0], expected) and expected.any()
+
+
+def test_we_read_what_spikingjelly_writes():
+    model, x = convolutional(), dyadic(T, B, 2, 8, 8)
+    graph = nir_exchange.export_to_nir(model, x)
+    functional.reset_net(model)
+    expected = model(x)
+    assert torch.equal(from_nir(graph)(x)[0], expected) and expected.any()
+
+
+def test_snntorch_reads_what_we_write():
+    model, x = dense(), dyadic(T, B, 20)
+    theirs = import_from_nir(to_nir(model, x))
+    state, found = None, []
+    for step in x:
+        out, state = theirs(step, state)
+        found.append(out)
+    expected = model(x)
+    assert torch.equal(torch.stack(found), expected) and expected.any()
+
+
+def test_we_read_what_snntorch_writes():
+    torch.manual_seed(0)
+
+    def leaky(size: int) -> nn.Module:  # snnTorch writes no neurons without a size
+        constants = {"beta": torch.full((size,), 0.5), "threshold": torch.full((size,), 1 + 2**-12)}
+        return snntorch.Leaky(**constants, init_hidden=True, reset_mechanism="zero", reset_delay=False)
+
+    model = exact(nn.Sequential(nn.Linear(20, 30), leaky(30), nn.Linear(30, 10), leaky(10)))
+    x = dyadic(T, B, 20) / 2
+    graph = export_to_nir(model, x[0], ignore_dims=[0])
+    for module in model:
+        if isinstance(module, snntorch.Leaky):
+            module.reset_mem()
+    expected = torch.stack([model(step) for step in x])
+    assert torch.equal(from_nir(graph)(x)[0], expected) and expected.any()
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (tgo.LIF(v_reset=None), "1: NIR has no soft reset"),
+        (tgo.LIF(noise_std=0.1, noise_in_eval=True), "1: NIR has no noise"),
+        (tgo.LIF.from_decay(1.5), "1: NIR has no growing membranes"),
+        (nn.Flatten(0), "1: NIR flattens neither time nor batch"),
+    ],
+)
+def test_what_nir_does_not_hold_is_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        to_nir(nn.Sequential(nn.Linear(4, 4), model), torch.rand(2, 3, 4))
+
+
+def test_other_modules_are_refused_and_nothing_is_changed():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), tgo.LIF())
+    with pytest.raises(NotImplementedError, match="1: NIR holds no BatchNorm1d"):
+        to_nir(model, torch.rand(2, 3, 4))
+    layers = nn.Sequential(nn.Linear(4, 4), tgo.LIF(stateful=True)).train()
+    layers(torch.rand(2, 3, 4))
+    state = layers[1].v
+    to_nir(layers, torch.rand(2, 5, 4))
+    assert layers[1].v is state and layers.training
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"v_leak": 0.5}, "neurons: a layer leaks to v_reset, but v_leak is 0.5 and v_reset 0"),
+        ({"tau": 1e-5}, "neurons: tau=1e-05 is less than dt=0.0001"),
+        ({"v_threshold": np.array([1.0, 2.0])}, "neurons: v_threshold differs between neurons"),
+    ],
+)
+def test_what_a_layer_does_not_compute_is_refused(changes, message):
+    values = {"tau": 2e-4, "r": 1.0, "v_leak": 0.0, "v_reset": 0.0, "v_threshold": 1.0} | changes
+    node = nir.LIF(**{name: np.broadcast_to(value, 2).copy() for name, value in values.items()})
+    nodes = {"input": nir.Input(np.array([2])), "neurons": node, "output": nir.Output(np.array([2]))}
+    with pytest.raises(ValueError, match=message):
+        from_nir(nir.NIRGraph(nodes, [("input", "neurons"), ("neurons", "output")]))
+
+
+def test_recurrent_graphs_are_refused():
+    node = nir.IF(np.ones(2), np.ones(2))
+    nodes = {
+        "input": nir.Input(np.array([2])),
+        "a": node,
+        "w": nir.Linear(np.eye(2)),
+        "output": nir.Output(np.array([2])),
+    }
+    edges = [("input", "a"), ("a", "w"), ("w", "a"), ("a", "output")]
+    with pytest.raises(ValueError, match="this graph is recurrent: "):
+        from_nir(nir.NIRGraph(nodes, edges))
