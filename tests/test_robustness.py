@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 
 import tgo_kernels as tgo
 from benchmarks.robustness import adaptive, attacks, data, distributed, findings, search, straight, study, theory, train
-from benchmarks.robustness.evaluate import Effort, Outcome, evaluate, suite
+from benchmarks.robustness.evaluate import QUIET, Effort, Outcome, evaluate, suite
 from benchmarks.robustness.models import NETWORKS, classifier, lif_layers, watched
 from benchmarks.robustness.recipe import Recipe
 
@@ -183,7 +183,7 @@ def test_straight_through_rules_leave_the_spikes(rule):
 
 def test_every_attack_stays_within_eps_and_the_record_goes_on(tmp_path):
     model, (x, y) = network(noise_std=0.2).eval(), images(10)
-    made = suite(LITTLE, twin=network().eval())
+    made = suite(LITTLE, network().eval(), noise=True)
     for name, make in made.items():
         eps = int(name.split("eps ")[1].split("/")[0]) if "eps" in name else 8
         with attacks.evaluating(model, noise=True):
@@ -192,7 +192,7 @@ def test_every_attack_stays_within_eps_and_the_record_goes_on(tmp_path):
         assert moved.min() >= 0 and moved.max() <= 1 and (moved - x).abs().max() <= eps / 255 + 1e-6, name
     path = tmp_path / "x.json"
     outcome = evaluate(model, x, y, path, noise=True, effort=LITTLE)
-    assert outcome.stood.keys() == suite(LITTLE, twin=None).keys()
+    assert outcome.stood.keys() == suite(LITTLE, None, noise=True).keys()
     assert not (outcome.stood["FGSM"] & ~outcome.stood["clean"]).any()
     written = path.read_text()
     again = evaluate(model, x, y, path, noise=True, effort=LITTLE)
@@ -255,7 +255,7 @@ def test_gradients_of_a_linear_model_are_known():
 
 
 def shares(**changes: float) -> dict[str, float]:
-    made = dict.fromkeys([*suite(LITTLE, twin=torch.nn.Identity()), "worst"], 0.3)
+    made = dict.fromkeys([*suite(LITTLE, torch.nn.Identity(), noise=True), "worst"], 0.3)
     return (
         made
         | {"clean": 0.9, "random": 0.9, "FGSM": 0.5, "transfer": 0.6, "Square": 0.5}
@@ -276,6 +276,7 @@ def shares(**changes: float) -> dict[str, float]:
         "no other surrogate finds more": {"PGD20, Sigmoid(4)": 0.2},
         "SA-PGD + ASSG finds little more than PGD40": {"SA-PGD + ASSG": 0.1},
         "EoT beats a single draw": {"PGD20, EoT": 0.5},
+        "gradients without noise find little more": {QUIET: 0.2},
     }.items(),
 )
 def test_every_check_can_fail(check, changes):
@@ -323,8 +324,8 @@ def test_a_study_trains_attacks_and_reports(tmp_path, monkeypatch, capsys):
     for said in ("Does BPTT+TGO gain at least 20 points under FGSM, noise on", "threshold neighbours by 40 %", "74.91"):
         assert said in report
     rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
-    tables = 6  # TGO with noise off and on; all but BPTT have a twin
-    assert len(rows) == 1 + tables * (len(suite(LITTLE, None)) + 1) + tables - 1
+    tables, noisy = 6, 2  # TGO with noise off and on; all but BPTT have a twin
+    assert len(rows) == 1 + tables * (len(suite(LITTLE, None)) + 1) + tables - 1 + noisy
     pictures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert pictures == {f"robustness_{name}.png" for name in ("accuracy", "eps", "theory", "distances")}
     with pytest.raises(SystemExit):

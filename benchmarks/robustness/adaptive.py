@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tgo_kernels as tgo
-from benchmarks.robustness.attacks import EPS, Attack, correct, surrogates
+from benchmarks.robustness.attacks import EPS, Attack, correct, evaluating, surrogates
 
 SHARE = 0.425  # of the surrogate's mass on either side of the threshold that reaches a membrane
 WIDTH = 2 * math.tan(math.pi * SHARE) / math.pi
@@ -60,7 +61,7 @@ class AdaptiveATan(tgo.ATan):
         return self.curve(d, alpha / 2, math.pi / 2 * alpha)
 
 
-def sa_pgd(model: nn.Module, eps: float = EPS, iterations: int = 100, draws: int = 1) -> Attack:
+def sa_pgd(model: nn.Module, eps: float = EPS, iterations: int = 100, draws: int = 1, quiet: bool = False) -> Attack:
     """PGD with momentum, a step size for each pixel and a falling bound on it, along ASSG::
 
         m <- 0.5 m + g / mean|g|;   q <- 0.8 q + g^2 / mean(g^2)
@@ -68,8 +69,8 @@ def sa_pgd(model: nn.Module, eps: float = EPS, iterations: int = 100, draws: int
 
     ``eta`` starts at ``eps`` and halves after k = 0.22 K iterations, then after max(k - 0.03 K, 0.06 K), and so on. Any
     iterate that the model gets wrong counts: that image is done. ``g`` is the mean over ``draws`` draws of the noise;
-    what these get wrong is asked again, or one lucky draw would end the attack. A random start within ``eps``: our
-    decision.
+    what these get wrong is asked again, or one lucky draw would end the attack. ``quiet``: ``g`` without noise, on its
+    way to what the noisy model gets wrong. A random start within ``eps``: our decision.
     """
 
     def attacked(images: Tensor, labels: Tensor) -> Tensor:
@@ -80,9 +81,10 @@ def sa_pgd(model: nn.Module, eps: float = EPS, iterations: int = 100, draws: int
         m, q = torch.zeros_like(x), torch.zeros_like(x)
         with surrogates(model, lambda: AdaptiveATan.over(steps), impl="reference") as made:
             for eta in bounds(eps, iterations):
-                g, wrong = gradient(model, x, labels[left], made, draws)
+                with evaluating(model, False) if quiet else nullcontext():
+                    g, wrong = gradient(model, x, labels[left], made, draws)
                 found[left] = x
-                if draws > 1 and wrong.any():
+                if (quiet or draws > 1) and wrong.any():
                     wrong[wrong.clone()] = ~correct(model, x[wrong], labels[left[wrong]])
                 if wrong.any():
                     keep = ~wrong

@@ -21,6 +21,7 @@ from benchmarks.robustness.attacks import EPS, Attack
 
 LARGER = (16, 32, 64, 128)  # eps * 255, that shall leave nothing
 SWEEP = {"ATan(4)": tgo.ATan(4.0), "Sigmoid(4)": tgo.Sigmoid(4.0), "Triangle(1)": tgo.Triangle(1.0)}
+QUIET = "SA-PGD + ASSG, gradients without noise"
 Make = Callable[[nn.Module, int], Attack | None]  # the model, and over how many draws of its noise -> the attack
 
 
@@ -38,7 +39,7 @@ class Effort:
 QUICK = Effort(restarts=2, apgd_steps=10, queries=50, iterations=30, draws=3)
 
 
-def suite(effort: Effort, twin: nn.Module | None) -> dict[str, Make]:
+def suite(effort: Effort, twin: nn.Module | None, noise: bool = False) -> dict[str, Make]:
     """Every attack by name; those in :func:`against` count for the worst case. ``twin``: an undefended model."""
 
     def pgd(steps: int, alpha: float, eps: float = EPS) -> Make:
@@ -71,6 +72,8 @@ def suite(effort: Effort, twin: nn.Module | None) -> dict[str, Make]:
         "SA-PGD + ASSG": lambda model, draws: adaptive.sa_pgd(model, EPS, effort.iterations, draws),
         **{f"PGD20, eps {eps}/255": pgd(20, eps / 8, eps / 255) for eps in LARGER},
     }
+    if noise:
+        made[QUIET] = lambda model, draws: adaptive.sa_pgd(model, EPS, effort.iterations, quiet=True)
     if twin is not None:
         made["transfer"] = lambda model, draws: attacks.pgd(twin, EPS, 1 / 255, 20)
     return made
@@ -159,7 +162,7 @@ def evaluate(
         raise ValueError(f"{path} is of another model or effort ({outcome.about}, now {about}): move it away")
     outcome.about = about
     draws = effort.draws if noise else 1
-    todo = {name: make for name, make in suite(effort, twin).items() if name not in outcome.stood}
+    todo = {name: make for name, make in suite(effort, twin, noise).items() if name not in outcome.stood}
     for name, make in tqdm(todo.items(), desc=f"{path.stem}: attacks", leave=False, disable=None):
         torch.manual_seed(0)
         right = torch.ones(len(images), dtype=torch.bool) if name == "clean" else outcome.stood["clean"].clone()

@@ -130,7 +130,7 @@ def write(study: Study, dataset: data.Dataset) -> str:
     for recipe in study.recipes():
         for noise in (False, True):
             outcome = Outcome.read(study.outcome(recipe, noise))
-            if suite(study.effort, twin=None).keys() <= outcome.stood.keys():  # the others are not through
+            if suite(study.effort, None, noise).keys() <= outcome.stood.keys():  # the others are not through
                 outcomes.setdefault((recipe.defence, noise), {})[recipe.seed] = outcome
     if not outcomes:
         raise ValueError(f"nothing to report on in {study.out}: run the study first")
