@@ -164,6 +164,64 @@ def test_a_neuron_is_converted_in_the_middle_of_a_sequence():
     assert isinstance(again, tgo.LIF) and again(x).shape == x.shape
 
 
+def test_the_state_is_one_of_spikingjellys_memories():
+    theirs, ours = pair(step_mode="m", detach_reset=True)
+    x = dyadic(4, 3, 5)
+    for node in (theirs, ours):
+        assert [name for name, _ in node.named_memories()] == ["v"]
+        node.set_reset_value("v", 0.5)
+        functional.reset_net(node)
+    assert torch.equal(ours(x), theirs(x)) and torch.equal(ours.v, theirs.v)
+    assert ours.__getattr__("v") is ours.v  # as monitors of 0.0.0.0.14 ask
+    if hasattr(ours, "functional_forward"):
+        (a,), (v,) = theirs.functional_forward((x,), (0.25,))
+        state = ours.v
+        (b,), (w,) = ours.functional_forward((x,), (0.25,))
+        assert torch.equal(a, b) and torch.equal(v, w) and ours.v is state
+
+
+def test_a_state_that_is_recomputed():
+    memopt = pytest.importorskip("spikingjelly.activation_based.memopt")
+    theirs = nn.Sequential(layer.Linear(5, 8), neuron.LIFNode(step_mode="m"))
+    functional.set_step_mode(theirs, "m")
+    ours = copy.deepcopy(theirs)
+    from_spikingjelly.convert(ours)
+    x, found = dyadic(4, 3, 5), []
+    for model in (theirs, ours):
+        recomputed = memopt.checkpoint_module(model)
+        with torch.no_grad():
+            recomputed(x)
+        recomputed(x).sum().backward()
+        found.append(model[0].weight.grad)
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("framework", ["spikingjelly", "snntorch"])
+def test_truncated_backpropagation_with_a_penalty(framework):
+    if framework == "spikingjelly":
+        node = neuron.LIFNode()
+        from_spikingjelly.convert(node, guard_margin=1.0)
+    else:
+        node = snntorch.Leaky(beta=0.5, init_hidden=True, reset_delay=False)
+        from_snntorch.convert(node, guard_margin=1.0)
+    penalties = []
+    for _ in range(3):
+        weight = torch.ones((), requires_grad=True)
+        for step in dyadic(4, 6):
+            node(weight * step)
+        penalties.append(node.penalty.detach())
+        tgo.guard_penalty(node).backward()  # raises where a former graph is left
+        node.detach()
+    assert len(set(penalties)) == 3
+    state = node.v
+    node.reset()
+    assert not (isinstance(node.v, torch.Tensor) and node.v is state)
+    fresh = copy.deepcopy(node)
+    x = torch.full((6,), 0.8)
+    assert torch.equal(node(x), fresh(x)) and torch.equal(node(x[:3]), fresh(x[:3]))
+    assert torch.equal(node.penalty, fresh.penalty)
+
+
 def test_resetting_a_converted_model_warns_of_nothing(caplog, capfd):
     functional_reset = functional.reset_net
     model = nn.Sequential(neuron.LIFNode(step_mode="m"), neuron.IFNode(step_mode="m"))
@@ -199,12 +257,13 @@ def test_what_spikingjelly_has_and_we_have_not_is_named():
             "subclass": Mine(),
             "plif": neuron.ParametricLIFNode(),
             "izhikevich": neuron.IzhikevichNode(),
+            "psn": getattr(neuron, "PSN", neuron.QIFNode)(**({"T": 4} if hasattr(neuron, "PSN") else {})),
             "sequence": neuron.LIFNode(store_v_seq=True),
             "surrogate": neuron.IFNode(surrogate_function=surrogate.PiecewiseLeakyReLU()),
             "relaxed": neuron.IFNode(surrogate_function=surrogate.ATan(spiking=False)),
         }
     )
-    with pytest.warns(UserWarning, match="1 neurons converted, 6 left"):
+    with pytest.warns(UserWarning, match="1 neurons converted, 7 left"):
         report = from_spikingjelly.convert(model)
     assert list(report.converted) == ["plain"] and report.left.keys() == model.keys() - {"plain"}
     assert "store_v_seq" in report.left["sequence"] and "PiecewiseLeakyReLU" in report.left["surrogate"]
@@ -308,11 +367,12 @@ def test_what_snntorch_has_and_we_have_not_is_named():
             "graded": snntorch.Leaky(**made, graded_spikes_factor=2.0),
             "quantised": snntorch.Leaky(**made, state_quant=torch.round),
             "surrogate": snntorch.Leaky(**made, spike_grad=snn_surrogate.triangular()),
+            "parallel": snntorch.LeakyParallel(4, 4),
             "synaptic": snntorch.Synaptic(alpha=0.5, beta=0.9),
             "plain": snntorch.Leaky(**made, spike_grad=snn_surrogate.sigmoid(slope=5)),
         }
     )
-    with pytest.warns(UserWarning, match="1 neurons converted, 8 left"):
+    with pytest.warns(UserWarning, match="1 neurons converted, 9 left"):
         report = from_snntorch.convert(model)
     assert "reset_delay=True" in report.left["delayed"] and "triangular" in report.left["surrogate"]
     assert report.left.keys() == model.keys() - {"plain"} and model["plain"].neuron.surrogate == tgo.Sigmoid(5.0)

@@ -149,6 +149,38 @@ def test_what_a_layer_does_not_compute_is_refused(changes, message):
         from_nir(nir.NIRGraph(nodes, [("input", "neurons"), ("neurons", "output")]))
 
 
+class Odd(nn.Module):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.fc, self.lif, self.what = nn.Linear(4, 4), tgo.LIF(), what
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x)
+        return self.lif(y + 1 if self.what == "constant" else y + y)
+
+
+@pytest.mark.parametrize("what", ["constant", "twice"])
+def test_what_nirtorch_would_write_wrong_is_refused(what):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="this model computes something else"):
+        to_nir(Odd(what), 4 * torch.rand(4, 30, 4))
+
+
+def test_a_neuron_alone_and_weights_of_ones_own():
+    x = 3 * torch.rand(4, 2, 5)
+    assert torch.equal(from_nir(to_nir(tgo.LIF(), x))(x)[0], tgo.LIF()(x))
+    graph = to_nir(dense(), dyadic(T, B, 20))
+    a, b = from_nir(graph), from_nir(graph)
+    with torch.no_grad():
+        for p in a.parameters():
+            p.add_(1.0)
+    assert not any(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    with pytest.raises(TypeError, match="tau: NIR says it of each layer"):
+        from_nir(graph, tau=3.0)
+    with pytest.raises(ValueError, match="dt must be finite"):
+        to_nir(tgo.LIF(), x, dt=0.0)
+
+
 def test_recurrent_graphs_are_refused():
     node = nir.IF(np.ones(2), np.ones(2))
     nodes = {

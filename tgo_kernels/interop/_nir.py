@@ -32,31 +32,39 @@ class OverTime(nn.Module):
 
 
 def write(model: nn.Module, example: Tensor, dt: float) -> nir.NIRGraph:
-    model = copy.deepcopy(model).eval()  # the run below shall leave no trace
+    check_number("dt", dt, minimum=1e-30)
+    model = nn.Sequential(
+        copy.deepcopy(model)
+    ).eval()  # what is run below leaves no trace; a neuron alone is a graph, too
     names = {module: name for name, module in model.named_modules()}
     known = [module for module in names if isinstance(module, (LIF, OverTime, *STATELESS))]
     inner = {part for module in known for part in module.modules()}
     for module, name in names.items():
         if module not in inner and not list(module.children()):
-            raise NotImplementedError(f"{name}: NIR holds no {type(module).__name__}")
+            raise NotImplementedError(f"{name.removeprefix('0.')}: NIR holds no {type(module).__name__}")
         if isinstance(module, LIF):
             module.reset()
     shapes: dict[nn.Module, torch.Size] = {}
     handles = [m.register_forward_pre_hook(lambda m, given: shapes.update({m: given[0].shape[2:]})) for m in names]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad():
+        expected = model(example)
+    if isinstance(expected, tuple):  # a model that was read from NIR
+        expected = expected[0]
+    for handle in handles:
+        handle.remove()
 
     def node(module: nn.Module) -> nir.NIRNode:
         try:
             return written(module, shapes[module], dt)
         except ValueError as why:
-            raise ValueError(f"{names[module]}: {why}") from None
+            raise ValueError(f"{names[module].removeprefix('0.')}: {why}") from None
 
-    return nirtorch.torch_to_nir(model, dict.fromkeys(map(type, known), node))
+    graph = nirtorch.torch_to_nir(model, dict.fromkeys(map(type, known), node))
+    with torch.no_grad():
+        found = read(graph, dt, {})(example)[0]
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+        raise ValueError("NIR holds modules and the sums of several of them, and this model computes something else")
+    return graph
 
 
 def written(module: nn.Module, shape: torch.Size, dt: float) -> nir.NIRNode:
@@ -108,6 +116,8 @@ def neuron(layer: LIF, shape: torch.Size, dt: float) -> nir.NIRNode:
 
 def read(graph: nir.NIRGraph | str | Path, dt: float, options: Mapping[str, Any]) -> nn.Module:
     check_number("dt", dt, minimum=1e-30)
+    if given := options.keys() & {"tau", "decay_input", "v_threshold", "v_reset"}:
+        raise TypeError(f"{', '.join(sorted(given))}: NIR says it of each layer")
     if not isinstance(graph, nir.NIRGraph):
         graph = nir.read(graph)
     before: dict[str, set[str]] = {name: set() for name in graph.nodes}
@@ -139,7 +149,7 @@ def made(node: nir.NIRNode, dt: float, options: Mapping[str, Any]) -> nn.Module:
         return OverTime(nn.Flatten(start, end))
     if isinstance(node, nir.AvgPool2d):
         return OverTime(nn.AvgPool2d(pair(node.kernel_size), pair(node.stride), pair(node.padding)))
-    weight = torch.as_tensor(node.weight)
+    weight = torch.tensor(node.weight)
     if isinstance(node, (nir.Affine, nir.Linear)):
         module: Any = nn.Linear(weight.shape[1], weight.shape[0], isinstance(node, nir.Affine))
     else:
@@ -148,7 +158,7 @@ def made(node: nir.NIRNode, dt: float, options: Mapping[str, Any]) -> nn.Module:
         module = kind(weight.shape[1] * node.groups, weight.shape[0], tuple(weight.shape[2:]), *how, node.groups)
     module.weight.data = weight
     if module.bias is not None:
-        module.bias.data = torch.as_tensor(node.bias)
+        module.bias.data = torch.tensor(node.bias)
     return module if isinstance(module, nn.Linear) else OverTime(module)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import snntorch
-from snntorch._neurons.neurons import SpikingNeuron
+import torch
 from torch import Tensor, nn
 
 import tgo_kernels as tgo
@@ -32,10 +32,18 @@ class FusedLeaky(Fused, snntorch.Leaky):
     def adopted(self) -> str:
         self.__dict__.pop("reset", None)  # snnTorch keeps a tensor under the name of our method
         self.v = self.mem
-        soft = self.neuron.v_reset is None
-        return (
-            "a membrane is still above its threshold after a reset: snnTorch then doubles it for a step" if soft else ""
-        )
+        return "a membrane is still above its threshold after a reset" if self.neuron.v_reset is None else ""
+
+    def reset(self) -> None:
+        super().reset()
+        self.mem = torch.zeros(0)  # of no input's shape, as at first
+
+    def detach(self, *states: Tensor) -> None:
+        """The layer's own; with arguments, that of snnTorch."""
+        snntorch.Leaky.detach(*states)
+        if not states:
+            super().detach()
+            self.mem = self.v
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         if mem is not None:
@@ -44,7 +52,7 @@ class FusedLeaky(Fused, snntorch.Leaky):
             self.mem = mem
         shape = input_.shape[self.sequence :]
         if self.mem is not self.v or self.mem.shape != shape:
-            self.reset()
+            super().reset()
             self.v = self.mem.float() if self.mem.shape == shape else None
         spikes = tgo.LIF.forward(self, input_) if self.sequence else self.one_step(input_)
         self.mem = self.v
@@ -68,13 +76,14 @@ def constants(leaky: snntorch.Leaky) -> Mapping[str, Any]:
             raise Refused(f"{name} has {value.numel()} values")
     if leaky.graded_spikes_factor != 1:
         raise Refused("graded_spikes_factor is not 1")
-    if leaky.reset_mechanism == "none":
+    reset = int(leaky.reset_mechanism_val)  # what a checkpoint brings
+    if reset == leaky.reset_dict["none"]:
         raise Refused('reset_mechanism="none"')
     return {
         "decay": leaky.beta.clamp(0, 1).item(),
         "gain": 1.0,
         "v_threshold": above(leaky.threshold.item()),
-        "v_reset": None if leaky.reset_mechanism == "subtract" else 0.0,
+        "v_reset": None if reset == leaky.reset_dict["subtract"] else 0.0,
         "surrogate": surrogate(leaky.spike_grad),
     }
 
@@ -90,7 +99,7 @@ def surrogate(function: Callable) -> tgo.Surrogate:
 def convert(model: nn.Module, *, sequence: bool, **options: Any) -> Report:
     check_bool("sequence", sequence)
     kinds = {snntorch.Leaky: (FusedLeaky, constants)}
-    report = conversion.convert(model, kinds, lambda module: isinstance(module, SpikingNeuron), **options)
+    report = conversion.convert(model, kinds, "snntorch._neurons", **options)
     for name in report.converted:
         model.get_submodule(name).sequence = sequence  # type: ignore[assignment]
     return report

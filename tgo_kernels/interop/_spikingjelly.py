@@ -1,5 +1,6 @@
 """SpikingJelly's neurons, read and replaced; imported by the first conversion."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,23 +25,39 @@ SURROGATES: Mapping[str, Callable[[float], tgo.Surrogate]] = {
 
 
 class FusedNode(Fused):
-    """The part that SpikingJelly's classes share. The state is the layer's ``v``, no longer one of its memories."""
+    """The part that SpikingJelly's classes share. The state stays one of their memories, under the name ``v``."""
 
-    v: Any
     _memories: dict[str, Any]
     _memories_rv: dict[str, Any]
 
-    def adopted(self) -> str:
-        self.v = self._memories.pop("v")
-        self._memories_rv.pop("v", None)
-        return ""
+    @property
+    def v(self) -> Any:
+        return self._memories["v"]
+
+    @v.setter
+    def v(self, value: Any) -> None:
+        self._memories["v"] = value
 
     def reset(self) -> None:
         super().reset()
-        self.v = self.neuron.v_rest  # theirs is a number until the first step
+        self.v = copy.deepcopy(self._memories_rv["v"])  # a number, until the first step
 
     def forward(self, x: Tensor) -> Tensor:
         return self.one_step(x) if self.step_mode == "s" else super().forward(x)
+
+    def single_step_functional_forward(self, inputs: tuple, states: tuple, **_: Any) -> tuple[tuple, tuple]:
+        return self._with_state(self.one_step, inputs, states)
+
+    def multi_step_functional_forward(self, inputs: tuple, states: tuple, **_: Any) -> tuple[tuple, tuple]:
+        return self._with_state(super().forward, inputs, states)
+
+    def _with_state(self, run: Callable, inputs: tuple, states: tuple) -> tuple[tuple, tuple]:
+        own = self.v
+        try:
+            self.v = states[0]
+            return (run(inputs[0]),), (self.v,)
+        finally:
+            self.v = own
 
     def _check_state(self, x: Tensor) -> None:
         """As in SpikingJelly: a number fills the state, and inputs of another shape start a new sequence."""
@@ -51,6 +68,11 @@ class FusedNode(Fused):
         elif self.v is not None:
             self.v = torch.full(x.shape[1:], self.v, device=x.device) if self.v != self.neuron.v_rest else None
         super()._check_state(x)
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        state = dict(super().__getstate__())
+        state["_memories"] = {k: m.detach() if isinstance(m, Tensor) else m for k, m in self._memories.items()}
+        return state
 
 
 class FusedLIFNode(FusedNode, neuron.LIFNode):
@@ -90,9 +112,4 @@ def integrate_and_fire(node: neuron.IFNode) -> Mapping[str, Any]:
 
 def convert(model: nn.Module, **options: Any) -> Report:
     kinds = {neuron.LIFNode: (FusedLIFNode, lif), neuron.IFNode: (FusedIFNode, integrate_and_fire)}
-    return conversion.convert(model, kinds, others, **options)
-
-
-def others(module: nn.Module) -> bool:
-    """Neurons of kinds that no class unites, too."""
-    return isinstance(module, neuron.BaseNode) or type(module).__name__.endswith("Node")
+    return conversion.convert(model, kinds, "spikingjelly.activation_based.neuron", **options)

@@ -35,11 +35,14 @@ class Fused(LIF):
 
     def adopted(self) -> str:
         """Called once, on what is no longer the other framework's; returns where the two may differ, if anywhere."""
-        raise NotImplementedError
+        return ""
 
     def one_step(self, x: Tensor) -> Tensor:
-        """[*] -> [*]: the next time step. Penalty and rates are those of all steps since the last reset."""
+        """[*] -> [*]: the next time step. Penalty and rates are those of all steps since the state was reset or cut."""
+        self._check_state(x.unsqueeze(0))
         penalty, counts = self.penalty, self._counts
+        if penalty is not None and penalty.requires_grad and not (self.v is not None and self.v.requires_grad):
+            penalty = None  # truncated backpropagation: the graph of the former steps is gone
         spikes = LIF.forward(self, x.unsqueeze(0)).squeeze(0)
         if penalty is not None and counts is not None and self.penalty is not None and self._counts is not None:
             steps = counts[2] // max(x.numel(), 1)
@@ -55,7 +58,7 @@ Kinds = Mapping[type[nn.Module], tuple[type[Fused], Callable[[Any], Mapping[str,
 def convert(
     model: nn.Module,
     kinds: Kinds,
-    foreign: Callable[[nn.Module], bool],
+    package: str,
     *,
     impl: str,
     noise_in_eval: bool,
@@ -63,8 +66,8 @@ def convert(
 ) -> Report:
     """Every neuron of these ``kinds`` becomes the class beside its own, with the constants that are read from it.
 
-    The module stays the same object, so that whatever refers to it, hooks included, goes on. ``foreign`` says which of
-    the other modules are neurons too, to be named as left.
+    The module stays the same object, so that whatever refers to it, hooks included, goes on. Other modules whose class,
+    or a base of it, comes from ``package`` are neurons too, and named as left.
     """
     ready = LIF(stateful=True, impl=impl, noise_in_eval=noise_in_eval)
     Neuron(**guarded)
@@ -82,10 +85,10 @@ def convert(
                 vars(module).setdefault(key, value)
             module.__class__ = fused
             differs = module.adopted()  # type: ignore[operator]
-            report.converted[name] = f"{kind}: {module.extra_repr()}" + (
-                f"; differs where {differs}" if differs else ""
-            )
-        elif not isinstance(module, Fused) and foreign(module):
+            now = f"{kind}: {module.extra_repr()}"
+            report.converted[name] = f"{now}; differs where {differs}" if differs else now
+            continue
+        if not isinstance(module, Fused) and any(base.__module__.startswith(package) for base in type(module).mro()):
             report.left[name] = f"{kind}: no fused layer computes this neuron"
     if report.left:
         warnings.warn(str(report), stacklevel=4)

@@ -29,7 +29,8 @@ def to_nir(model: nn.Module, example: Tensor, dt: float = DT) -> nir.NIRGraph:
 
     Raises:
         ImportError: nir and nirtorch are not installed.
-        ValueError: naming the layer, for what NIR does not hold: soft reset, noise in evaluation, ``decay > 1``.
+        ValueError: naming the layer, for what NIR does not hold: soft reset, noise in evaluation, ``decay > 1``; and
+            where the graph, read again, does not give what the model gives for ``example``.
         NotImplementedError: naming the module, for others than those above.
     """
     from tgo_kernels.interop import _nir
@@ -49,6 +50,7 @@ def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -
 
     Raises:
         ImportError: nir and nirtorch are not installed.
+        TypeError: an option that NIR says of each layer.
         ValueError: naming the node, for what a layer does not compute: ``v_leak != v_reset``, constants that differ
             between neurons, ``tau < dt``, a cycle.
     """

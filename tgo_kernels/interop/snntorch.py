@@ -22,9 +22,10 @@ def convert(
     ``init_leaky``, ``utils.reset``, ``detach_hidden``, hooks and checkpoints work as before. Each is a
     :class:`tgo_kernels.LIF` too, so that :func:`tgo_kernels.guard_penalty` finds it: its penalty and rates are those of
     all steps since the state was set anew. The same spikes, to fp32's rounding; snnTorch fires above its threshold, so
-    the layer's is the next fp32 number. With ``reset_mechanism="subtract"``, a neuron that is still above its threshold
-    after a reset needs twice the threshold to fire in snnTorch's next step; in a fused layer it fires again. The report
-    says so.
+    the layer's is the next fp32 number. What differs: a membrane that is above its threshold before a step, left there
+    by ``reset_mechanism="subtract"`` or put there by hand, is reset by snnTorch in that step, before it fires; the
+    report says so for "subtract". Constants are read once, and again from a checkpoint: what is written to them later
+    has no effect.
 
     Left as they are, named in the report and in a warning: other neurons, subclasses, ``reset_delay=True`` (snnTorch's
     default), ``reset_mechanism="none"``, learnable or per-neuron constants, inhibition, quantised states, graded
