@@ -69,8 +69,8 @@ def sa_pgd(model: nn.Module, eps: float = EPS, iterations: int = 100, draws: int
 
     ``eta`` starts at ``eps`` and halves after k = 0.22 K iterations, then after max(k - 0.03 K, 0.06 K), and so on. Any
     iterate that the model gets wrong counts: that image is done. ``g`` is the mean over ``draws`` draws of the noise;
-    what these get wrong is asked again, or one lucky draw would end the attack. ``quiet``: ``g`` without noise, on its
-    way to what the noisy model gets wrong. A random start within ``eps``: our decision.
+    what these get wrong is asked again, or one lucky draw would end the attack. ``quiet``: ``g`` without noise; what is
+    wrong without it is asked with it. A random start within ``eps``: our decision.
     """
 
     def attacked(images: Tensor, labels: Tensor) -> Tensor:

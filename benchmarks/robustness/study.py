@@ -130,7 +130,10 @@ def write(study: Study, dataset: data.Dataset) -> str:
     for recipe in study.recipes():
         for noise in (False, True):
             outcome = Outcome.read(study.outcome(recipe, noise))
-            if suite(study.effort, None, noise).keys() <= outcome.stood.keys():  # the others are not through
+            twin = None if recipe.defence == "BPTT" else nn.Identity()
+            if suite(study.effort, twin, noise).keys() <= outcome.stood.keys():  # the others are not through
+                if not outcome.about.items() >= asdict(study.effort).items():
+                    raise ValueError(f"{study.outcome(recipe, noise)} is of another effort: move it away")
                 outcomes.setdefault((recipe.defence, noise), {})[recipe.seed] = outcome
     if not outcomes:
         raise ValueError(f"nothing to report on in {study.out}: run the study first")
