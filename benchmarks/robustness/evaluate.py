@@ -36,7 +36,7 @@ class Effort:
     draws: int = 4  # EoT
 
 
-QUICK = Effort(restarts=2, apgd_steps=10, queries=50, iterations=30, draws=3)
+QUICK = Effort(restarts=2, apgd_steps=10, queries=50, iterations=20, draws=2)
 
 
 def suite(effort: Effort, twin: nn.Module | None, noise: bool = False) -> dict[str, Make]:
