@@ -139,7 +139,7 @@ def notes(settings: Settings, dataset: data.Dataset, machine: dict[str, str], mi
         f"- Attacks: eps {255 * settings.eps:g}/255, the model in evaluation mode. They follow the surrogate gradient "
         f"of training, or a narrower one, ATan({settings.narrow_alpha:g}). Attacks made for spiking networks may find "
         "more: read these accuracies as upper bounds.",
-        f"- Noise on: each gradient is that of one draw (no averaging: no EoT), each answer the mean of {attacks.ANSWERS}.",
+        f"- Noise on: a gradient is that of one draw (no EoT), an answer the mean of {attacks.ANSWERS} draws.",
         f"- Threshold neighbours: |h - v_threshold| < {settings.guard_margin:g}, over all LIF layers and these images.",
         f"- Seconds per epoch of training: median of {train.TIMED_BATCHES} batches in turns, after a warm-up. The "
         "reference is the same neuron in plain torch, down to the bits of the noise.",
