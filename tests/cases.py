@@ -28,6 +28,11 @@ SHAPES = ((), (1,), (7,), (0,), (600,), (1031,), (3, 5), (2, 3, 4, 5), (2, 16, 3
 LAYOUTS = ("contiguous", "channels_last", "batch_first", "reversed", "sliced", "expanded")
 
 
+def dyadic(*shape: int) -> Tensor:
+    """Inputs on a binary grid, on which sums of few bits are exact in every order."""
+    return torch.randint(-16, 33, shape) / 8
+
+
 def lay(x: Tensor, layout: str) -> Tensor:
     """The same values in another layout; x is [T, *]."""
     if layout == "channels_last" and x.dim() > 3:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import snntorch
 import torch
+from cases import dyadic
 from snntorch import surrogate as snn_surrogate
 from snntorch import utils
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
@@ -34,10 +35,6 @@ def zoo(monkeypatch):
         "vgg": lambda **o: spiking_vgg.spiking_vgg11_bn(num_classes=10, **o),
         "sew": lambda **o: sew_resnet.sew_resnet18(cnf="ADD", num_classes=10, **o),
     }
-
-
-def dyadic(*shape: int) -> torch.Tensor:
-    return torch.randint(-16, 33, shape) / 8
 
 
 def made_exact(model: nn.Module) -> nn.Module:

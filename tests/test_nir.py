@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import snntorch
 import torch
+from cases import dyadic
 from snntorch.export_nir import export_to_nir
 from snntorch.import_nir import import_from_nir
 from spikingjelly.activation_based import functional, layer, neuron, nir_exchange
@@ -15,10 +16,6 @@ from tgo_kernels.interop import spikingjelly
 from tgo_kernels.interop.nir import from_nir, to_nir
 
 T, B = 5, 3
-
-
-def dyadic(*shape: int) -> torch.Tensor:
-    return torch.randint(-16, 33, shape) / 8
 
 
 def exact(model: nn.Module) -> nn.Module:

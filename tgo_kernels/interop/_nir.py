@@ -33,9 +33,7 @@ class OverTime(nn.Module):
 
 def write(model: nn.Module, example: Tensor, dt: float) -> nir.NIRGraph:
     check_number("dt", dt, minimum=1e-30)
-    model = nn.Sequential(
-        copy.deepcopy(model)
-    ).eval()  # what is run below leaves no trace; a neuron alone is a graph, too
+    model = nn.Sequential(copy.deepcopy(model)).eval()  # running it leaves no trace, and a neuron alone is a graph, too
     names = {module: name for name, module in model.named_modules()}
     known = [module for module in names if isinstance(module, (LIF, OverTime, *STATELESS))]
     inner = {part for module in known for part in module.modules()}
