@@ -53,7 +53,7 @@ def command(out: Path) -> list[str]:
 def test_a_killed_training_ends_with_the_same_weights(tmp_path):
     """SIGKILL in the middle of an epoch, again, and whatever was left is taken up."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command(whole), cwd=ROOT, check=True)
     name = "RAT+TGO-3.pt"
     seconds = sum(epoch["seconds"] for epoch in json.loads((whole / "RAT+TGO-3.json").read_text())["history"]) / 4
     stopped = []
@@ -68,7 +68,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
         process.wait()
         stopped.append(len(torch.load(broken / name)["history"]))
     assert stopped[0] < stopped[1] < 4
-    subprocess.run(command(broken), cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command(broken), cwd=ROOT, check=True)
     a, b = torch.load(whole / name), torch.load(broken / name)
     assert a["model"].keys() == b["model"].keys()
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
@@ -106,7 +106,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     for processes in (1, 2):
         out = str(tmp_path / f"{processes}.pt")
         command = [*torchrun, str(processes), __file__, out]
-        subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
         found.append(torch.load(out))
     assert len(found[1]["seeds"]) == 2
     for key in ("gradients", "buffers"):
@@ -118,7 +118,7 @@ def test_two_processes_train_and_go_on_with_noise_of_their_own(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     small = "--data subset --train-images 40 --batch 20 --guard --noise --method AT --attack fgsm --epochs 2"
     run = [*torchrun, "benchmarks.robustness.train", *small.split(), "--out", str(tmp_path)]
-    subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(run, cwd=ROOT, check=True)
     record = json.loads((tmp_path / "AT+TGO-0.json").read_text())
     assert record["processes"] == 2 and len(record["history"]) == 2 and "tgo_kernels" in record["machine"]["versions"]
     assert record["settings"]["attack"] == "fgsm"

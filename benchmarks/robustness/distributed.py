@@ -1,5 +1,6 @@
 """Several processes under torchrun: joining them, each one's share of a batch, and batch norm over all of it."""
 
+import atexit
 import os
 
 import torch
@@ -12,6 +13,7 @@ def join() -> None:
     """Join the other processes where torchrun started this one; its threads are those that OMP_NUM_THREADS says."""
     if "TORCHELASTIC_RUN_ID" in os.environ and not dist.is_initialized():
         dist.init_process_group("gloo")
+        atexit.register(dist.destroy_process_group)  # or else its threads may outlive it, which aborts the process
 
 
 def rank() -> int:
