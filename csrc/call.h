@@ -24,7 +24,9 @@ using OptionalTensor = std::optional<Tensor>;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
 struct Options {
-  Neuron neuron;
+  Neuron<> neuron;
+  const float* table;  // [3, columns]: decay, gain and v_threshold of neuron m in column m % columns; or null
+  int64_t columns;     // N without a table
   bool noisy;
   Curve curve;
   const int64_t* seed;  // where x is
@@ -94,15 +96,15 @@ inline Storage storage_of(const Tensor& x) {
 }
 
 // Neuron.constants of the Python side: one list, since torch takes 0.2 microseconds for each argument.
-using Constants = std::vector<double>;
+using ConstantList = std::vector<double>;
 
 struct Call {
   Tensor x;
   Layout layout;
   Options options;
 
-  Call(const Tensor& any_x, const OptionalTensor& v_init, const OptionalTensor& seed, int64_t noise_step,
-       int64_t checkpoint_every, const Constants& constants)
+  Call(const Tensor& any_x, const OptionalTensor& v_init, const OptionalTensor& table, const OptionalTensor& seed,
+       int64_t noise_step, int64_t checkpoint_every, const ConstantList& constants)
       : x(any_x), layout(layout_of(x)) {
     if (!layout.steps) {  // not dense
       x = copy_like(x, x);
@@ -118,9 +120,18 @@ struct Call {
     STD_TORCH_CHECK(noise_step >= 0, "noise_step must be >= 0, got ", noise_step);
     STD_TORCH_CHECK(noise_std == 0 || seed, "noise_std > 0 needs a seed");
     STD_TORCH_CHECK(0 <= curve && curve < int(kCurves), "unknown surrogate curve ", curve);
-    options = {{float(decay), float(gain), float(leak_bias), float(v_threshold), float(v_rest), float(noise_std),
-                float(guard_margin), float(curve_height), float(curve_scale), soft_reset != 0, noise_in_membrane != 0,
-                surrogate_at_h != 0, detach_reset != 0},
+    STD_TORCH_CHECK(!table || (table->dim() == 2 && table->size(0) == 3 && table->is_contiguous() &&
+                               table->scalar_type() == ScalarType::Float),
+                    "table must be [3, D] in fp32, contiguous");
+    STD_TORCH_CHECK(!table || table->size(1) > 0 || !layout.neurons, "table must have columns");
+    options = {{{float(v_rest), float(noise_std), float(guard_margin), float(curve_height), float(curve_scale),
+                 soft_reset != 0, noise_in_membrane != 0, surrogate_at_h != 0, detach_reset != 0},
+                float(decay),
+                float(gain),
+                float(leak_bias),
+                float(v_threshold)},
+               data(table),
+               table ? table->size(1) : layout.neurons,
                noise_std != 0,
                Curve(int(curve)),
                noise_std == 0 ? nullptr : seed->const_data_ptr<int64_t>(),
@@ -128,7 +139,7 @@ struct Call {
                checkpoint_every};
   }
 
-  const float* data(const OptionalTensor& t) const { return t ? t->const_data_ptr<float>() : nullptr; }
+  static const float* data(const OptionalTensor& t) { return t ? t->const_data_ptr<float>() : nullptr; }
 
   // How many states the forward saves.
   int64_t saved() const { return options.checkpoint_every ? (layout.steps - 1) / options.checkpoint_every : 0; }
@@ -141,6 +152,7 @@ struct Call {
 };
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor>;
 
 #pragma GCC visibility pop
 }  // namespace tgo

@@ -7,30 +7,41 @@
 namespace tgo {
 
 // Neuron.constants of the Python side: the numbers rounded once to fp32, and the switches.
-struct Neuron {
-  float decay, gain, leak_bias, v_threshold, v_rest, noise_std, guard_margin, curve_height, curve_scale;
+struct Shared {
+  float v_rest, noise_std, guard_margin, curve_height, curve_scale;
   bool soft_reset, noise_in_membrane, surrogate_at_h, detach_reset;
 };
 
-template <class F>
-TGO_HD F charge(F v, F x, const Neuron& n) {
+// C is float for constants of all neurons, F for those of neurons side by side.
+template <class C = float>
+struct Neuron : Shared {
+  C decay, gain, leak_bias, v_threshold;
+};
+
+template <class C>
+TGO_HD Neuron<C> with_own(const Shared& shared, C decay, C gain, C v_threshold) {
+  return {shared, decay, gain, (1.f - decay) * shared.v_rest, v_threshold};
+}
+
+template <class F, class C>
+TGO_HD F charge(F v, F x, const Neuron<C>& n) {
   return n.decay * v + n.gain * x + n.leak_bias;
 }
 
 template <class F>
-TGO_HD F disturb(F h, F xi, const Neuron& n) {
+TGO_HD F disturb(F h, F xi, const Shared& n) {
   return h + n.noise_std * xi;
 }
 
 // The potential that the reset acts on.
 template <class F>
-TGO_HD F carried(F h, F u, const Neuron& n) {
+TGO_HD F carried(F h, F u, const Shared& n) {
   return n.noise_in_membrane ? u : h;
 }
 
 // v after the step.
-template <class F>
-TGO_HD F reset(F h, F u, const Neuron& n) {
+template <class F, class C>
+TGO_HD F reset(F h, F u, const Neuron<C>& n) {
   const F w = carried(h, u, n);
   const F after = n.soft_reset ? w - n.v_threshold : splat<F>(n.v_rest);
   return u >= n.v_threshold ? after : w;
@@ -38,29 +49,43 @@ TGO_HD F reset(F h, F u, const Neuron& n) {
 
 // One term of the penalty. A NaN membrane gives NaN.
 template <class F>
-TGO_HD F guard(F distance, const Neuron& n) {
+TGO_HD F guard(F distance, const Shared& n) {
   const F depth = n.guard_margin - distance;
   return depth < 0.f ? splat<F>(0.f) : depth;
 }
 
-// dL/du of one step without the penalty, from z = surrogate derivative, g_s = dL/ds and g_v = dL/dv.
+// dL/du of one step without the penalty is the sum of the two.
 template <class F>
-TGO_HD F step_backward(F h, F u, F z, F g_s, F g_v, const Neuron& n) {
+struct StepGradient {
+  F through_spike, past_reset;
+};
+
+// From z = surrogate derivative, g_s = dL/ds and g_v = dL/dv.
+template <class F, class C>
+TGO_HD StepGradient<F> step_backward(F h, F u, F z, F g_s, F g_v, const Neuron<C>& n) {
   F ds = g_s;
   if (!n.detach_reset) {
-    const F jump = n.soft_reset ? splat<F>(-n.v_threshold) : n.v_rest - carried(h, u, n);
+    const F jump = n.soft_reset ? -splat<F>(n.v_threshold) : n.v_rest - carried(h, u, n);
     ds = g_v == 0.f ? g_s : g_s + g_v * jump;  // the jump may be infinite
   }
-  const F direct = n.soft_reset ? g_v : (u >= n.v_threshold ? splat<F>(0.f) : g_v);
-  return (ds == 0.f ? ds : ds * z) + direct;  // z of a NaN membrane is NaN
+  const F past_reset = n.soft_reset ? g_v : (u >= n.v_threshold ? splat<F>(0.f) : g_v);
+  return {ds == 0.f ? ds : ds * z, past_reset};  // z of a NaN membrane is NaN
 }
 
 // What the penalty adds to dL/dh; k = dL/dpenalty / (T*N).
-template <class F>
-TGO_HD F guard_backward(F h, float k, const Neuron& n) {
+template <class F, class C>
+TGO_HD F guard_backward(F h, float k, const Neuron<C>& n) {
   const F d = h - n.v_threshold, zero = splat<F>(0.f);
   const F pull = d > 0.f ? splat<F>(-k) : (d < 0.f ? splat<F>(k) : zero);
   return absolute(d) < n.guard_margin ? pull : zero;
+}
+
+// dL/dv_threshold of one step; pull is what the penalty adds to dL/dh.
+template <class F, class C>
+TGO_HD F threshold_backward(F u, const StepGradient<F>& g, F pull, F g_v, const Neuron<C>& n) {
+  const F zero = splat<F>(0.f);
+  const F subtracted = n.soft_reset ? (u >= n.v_threshold ? g_v : zero) : zero;
+  return -(g.through_spike + pull + subtracted);
 }
 
 }  // namespace tgo

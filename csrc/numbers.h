@@ -46,9 +46,9 @@ TGO_HD To bit_cast(From from) {
   return to;
 }
 
-template <class F>
-TGO_HD F splat(float value) {
-  if constexpr (std::is_same_v<F, float>)
+template <class F, class Value>
+TGO_HD F splat(Value value) {
+  if constexpr (std::is_same_v<F, Value>)
     return value;
   else
     return F{} + value;

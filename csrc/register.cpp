@@ -26,9 +26,9 @@ struct CpuCall : Call {
   RowIO output(const Tensor& t) const { return RowIO(t.mutable_data_ptr(), storage_of(t), layout, kernels, true); }
 };
 
-ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, int64_t noise_step,
-                      int64_t checkpoint_every, Constants constants) {
-  const CpuCall call(any_x, v_init, seed, noise_step, checkpoint_every, constants);
+ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor table, OptionalTensor seed,
+                      int64_t noise_step, int64_t checkpoint_every, ConstantList constants) {
+  const CpuCall call(any_x, v_init, table, seed, noise_step, checkpoint_every, constants);
   const auto& [x, layout, options] = static_cast<const Call&>(call);
   Tensor spikes = empty_as(x), v = empty_state(x, layout);
   Tensor penalty = scalar(x, ScalarType::Float);
@@ -49,16 +49,17 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
   return {spikes, v, penalty, neighbors, fired, checkpoints};
 }
 
-std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, int64_t noise_step,
-                                   int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
-                                   OptionalTensor g_v_final, OptionalTensor g_penalty, bool need_g_v_init,
-                                   Constants constants) {
-  const CpuCall call(any_x, v_init, seed, noise_step, checkpoint_every, constants);
+BackwardResult lif_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensor table, OptionalTensor seed,
+                       int64_t noise_step, int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
+                       OptionalTensor g_v_final, OptionalTensor g_penalty, bool need_g_v_init, ConstantList constants) {
+  const CpuCall call(any_x, v_init, table, seed, noise_step, checkpoint_every, constants);
   const auto& [x, layout, options] = static_cast<const Call&>(call);
   call.check_backward(checkpoints, g_spikes);
   Tensor g_x = empty_as(x);
   const bool state = g_v_final || need_g_v_init;
   Tensor g_v = state ? empty_state(x, layout) : row(x, 0);
+  Tensor g_table = table ? empty_as(*table) : row(x, 0);
+  if (table) torch::stable::zero_(g_table);
   if (g_v_final)
     torch::stable::copy_(g_v, *g_v_final);
   else if (state)
@@ -69,11 +70,11 @@ std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, Optional
     if (v_init) v_init = matched(*v_init, empty_state(x, layout));
     const float* saved = checkpoints.numel() ? checkpoints.const_data_ptr<float>() : nullptr;
     cpu::backward(options, layout, call.kernels, call.input(x),
-                       g_spikes ? call.input(g_s) : RowIO(nullptr, Storage::kFloat, layout, call.kernels), call.output(g_x),
-                       call.data(v_init), saved, k,
-                       state ? g_v.mutable_data_ptr<float>() : nullptr);
+                  g_spikes ? call.input(g_s) : RowIO(nullptr, Storage::kFloat, layout, call.kernels), call.output(g_x),
+                  call.data(v_init), saved, k, state ? g_v.mutable_data_ptr<float>() : nullptr,
+                  g_table.mutable_data_ptr<float>());
   }
-  return {g_x, need_g_v_init ? g_v : row(x, 0)};
+  return {g_x, need_g_v_init ? g_v : row(x, 0), g_table};
 }
 
 std::string cpu_kernels() { return cpu::best_kernels().name; }

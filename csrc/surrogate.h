@@ -5,7 +5,7 @@
 
 namespace tgo {
 
-enum Curve : int { kLorentz, kLogistic, kTriangle, kBox, kExponential, kInverseSquare, kGaussian, kCurves };
+enum Curve : int { kLorentz, kLogistic, kTriangle, kBox, kExponential, kInverseSquare, kGaussian, kCurves, kAnyCurve };
 
 constexpr bool has_exponential(Curve curve) {
   return curve == kLogistic || curve == kExponential || curve == kGaussian;
@@ -40,6 +40,7 @@ TGO_HD F quotient(F a, F b) {
 
 template <Curve curve, class F>
 TGO_HD F surrogate(F d, float a, float b) {
+  static_assert(0 <= curve && curve < kCurves, "a curve");
   if constexpr (curve == kLorentz) return quotient(splat<F>(a), (b * d) * (b * d) + 1.f);
   if constexpr (curve == kGaussian) return a * exp_negative(-((b * d) * (b * d)));
   const F distance = absolute(d);
@@ -54,6 +55,21 @@ TGO_HD F surrogate(F d, float a, float b) {
   if constexpr (curve == kBox) return distance < b ? splat<F>(a) : splat<F>(0.f);
   if constexpr (curve == kExponential) return a * exp_negative(-b * distance);
   return quotient(splat<F>(a), (b * distance + 1.f) * (b * distance + 1.f));
+}
+
+// kAnyCurve is one that only the call knows.
+template <Curve curve, class F>
+TGO_HD F surrogate_of(Curve called, F d, float a, float b) {
+  if constexpr (curve != kAnyCurve) return surrogate<curve>(d, a, b);
+  switch (called) {
+    case kLorentz: return surrogate<kLorentz>(d, a, b);
+    case kLogistic: return surrogate<kLogistic>(d, a, b);
+    case kTriangle: return surrogate<kTriangle>(d, a, b);
+    case kBox: return surrogate<kBox>(d, a, b);
+    case kExponential: return surrogate<kExponential>(d, a, b);
+    case kInverseSquare: return surrogate<kInverseSquare>(d, a, b);
+    default: return surrogate<kGaussian>(d, a, b);
+  }
 }
 
 }  // namespace tgo

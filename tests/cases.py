@@ -9,6 +9,7 @@ from torch import Tensor
 
 import tgo_kernels as tgo
 from tgo_kernels import reference
+from tgo_kernels.neuron import OWN
 from tgo_kernels.noise import as_seed
 
 SURROGATES = (
@@ -64,28 +65,32 @@ class Case:
     def on(self, device: str) -> "Case":
         """The same call there, layouts included."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        own = {name: value.to(device) for name, value in self.constants.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, constants=self.constants | own)
 
-    def run(self, impl: str) -> tuple[tgo.LIFOutput, Tensor, Tensor | None]:
-        """Outputs and the gradients of x and v_init."""
-        x, v_init = self._leaves(self.x.dtype)
-        return self._backward(tgo.lif(x, v_init, impl=impl, **self.constants), x, v_init)
+    def run(self, impl: str) -> tuple[tgo.LIFOutput, Tensor, Tensor | None, list[Tensor]]:
+        """Outputs and the gradients of x, v_init and constants that are tensors."""
+        x, v_init, own = self._leaves(self.x.dtype, torch.float32)
+        out = tgo.lif(x, v_init, impl=impl, **self.constants | own)
+        return self._backward(out, x, v_init, list(own.values()))
 
-    def run_double(self) -> tuple[tgo.LIFOutput, Tensor, Tensor | None]:
+    def run_double(self) -> tuple[tgo.LIFOutput, Tensor, Tensor | None, list[Tensor]]:
         """The specification in fp64."""
-        x, v_init = self._leaves(torch.float64)
-        constants = dict(self.constants)
+        x, v_init, own = self._leaves(torch.float64, torch.float64)
+        constants = self.constants | own
         seed, step = constants.pop("noise_seed"), constants.pop("noise_step")
         out = reference.run(x, v_init, as_seed(seed, x.device), step, tgo.Neuron(**constants))
-        return self._backward(out, x, v_init)
+        return self._backward(out, x, v_init, list(own.values()))
 
-    def _leaves(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def _leaves(self, dtype: torch.dtype, own_dtype: torch.dtype) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         x = self.x.detach().to(dtype)  # keeps dense strides; what is not dense stays as it is
         if dtype == self.x.dtype:
             x = self.x.detach()
-        return x.requires_grad_(), None if self.v_init is None else self.v_init.detach().requires_grad_()
+        tensors = {name: self.constants[name] for name in OWN if isinstance(self.constants.get(name), Tensor)}
+        own = {name: value.detach().to(own_dtype).requires_grad_() for name, value in tensors.items()}
+        return x.requires_grad_(), None if self.v_init is None else self.v_init.detach().requires_grad_(), own
 
-    def _backward(self, out: tgo.LIFOutput, x: Tensor, v_init: Tensor | None):
+    def _backward(self, out: tgo.LIFOutput, x: Tensor, v_init: Tensor | None, own: list[Tensor]):
         outputs, grads = [], []
         for output, grad in ((out.spikes, self.g_spikes), (out.v_final, self.g_v_final)):
             if grad is not None:
@@ -94,10 +99,18 @@ class Case:
         if self.g_penalty is not None and self.constants["guard_margin"] > 0 and x.numel():
             outputs.append(out.penalty)
             grads.append(torch.tensor(self.g_penalty, device=x.device))
-        leaves = [x] if v_init is None else [x, v_init]
-        found = torch.autograd.grad(outputs, leaves, grads, allow_unused=True) if outputs else (None, None)
-        g = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=False)]
-        return out, g[0], g[1] if v_init is not None else None
+        leaves = [leaf for leaf in (x, v_init, *own) if leaf is not None]
+        found = torch.autograd.grad(outputs, leaves, grads, allow_unused=True) if outputs else [None] * len(leaves)
+        g = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+        return out, g.pop(0), None if v_init is None else g.pop(0), g
+
+
+def own_constant(draw: st.DrawFn, number: float, shape: tuple[int, ...], generator: torch.Generator) -> Any:
+    """The number, or of that size a scalar tensor, one value along one dimension, or one for each neuron."""
+    kinds = [lambda size: number, lambda size: (), lambda size: size]
+    kinds += [lambda size, d=d: (*[1] * d, size[d], *[1] * (len(size) - d - 1)) for d in range(len(shape))]
+    size = draw(st.sampled_from(kinds))(shape)
+    return number + 0.2 * torch.rand(size, generator=generator) if isinstance(size, tuple) else number
 
 
 @st.composite
@@ -110,13 +123,15 @@ def cases(draw: st.DrawFn) -> Case:
     if isinstance(surrogate, tgo.NoisePDF) and noise_std and draw(st.booleans()):
         surrogate = tgo.NoisePDF()
     normal = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
+    constants = {"decay": pick(0.5, 0.9, 1.0, 0.0, 1 / 3), "gain": pick(1.0, 0.5, 0.37)}
+    constants["v_threshold"] = pick(1.0, 0.7, 0.0)
+    if draw(st.booleans()):
+        constants = {name: own_constant(draw, value, shape, generator) for name, value in constants.items()}
     return Case(
         x=lay(1.2 * normal(steps, *shape), layout).to(dtype),
         v_init=lay(normal(1, *shape), pick(*LAYOUTS[:4]))[0] if draw(st.booleans()) else None,
         constants={
-            "decay": pick(0.5, 0.9, 1.0, 0.0, 1 / 3),
-            "gain": pick(1.0, 0.5, 0.37),
-            "v_threshold": pick(1.0, 0.7, 0.0),
+            **constants,
             "v_reset": pick(0.0, None, -0.2, 0.3),
             "surrogate": surrogate,
             "detach_reset": draw(st.booleans()),
@@ -141,23 +156,31 @@ def assert_agrees(case: Case, impl: str, device: str = "cpu") -> None:
     spec, exact = case.run("reference"), case.run_double()
     there, *gradients = case.on(device).run(impl)
     out, expected = tgo.LIFOutput(*(t.cpu() for t in there)), spec[0]
-    ours = (out, *(g if g is None else g.cpu() for g in gradients))
+    *gradients, own = gradients
     assert torch.equal(out.spikes, expected.spikes)
     assert out.spikes.stride() == torch.empty_like(case.x).stride() and out.spikes.dtype == case.x.dtype
     assert out.neighbors == expected.neighbors and out.fired == expected.fired
     assert out.neighbors.dtype == out.fired.dtype == torch.int64
     assert torch.equal(out.penalty, expected.penalty) and out.penalty.dtype == torch.float32
     assert torch.equal(out.v_final, expected.v_final) and out.v_final.dtype == torch.float32
-    for found, plain, true in zip(ours[1:], spec[1:], exact[1:], strict=True):
+    for found, plain, true in zip(gradients, spec[1:3], exact[1:3], strict=True):
         if found is not None and found.numel():
             assert found.dtype == plain.dtype
-            assert_as_exact(found.double(), plain.double(), true.double())
+            assert_as_exact(found.cpu().double(), plain.double(), true.double())
+    if own and case.x.numel():
+        terms = float(exact[1].abs().sum() * (1 + case.x.abs().max())) / 0.37  # of a sum: gain * g_h, times v or x
+        for found, plain, true in zip(own, spec[3], exact[3], strict=True):
+            assert found.shape == plain.shape and found.dtype == torch.float32
+            assert_as_exact(found.cpu().double(), plain.double(), true.double(), terms)
 
 
-def assert_as_exact(found: Tensor, plain: Tensor, exact: Tensor) -> None:
-    """At most twice the error of plain torch, where its error is rounding (fp64 may fire at another step)."""
-    scale = exact.abs().max()
-    torch.testing.assert_close(found, plain, rtol=2**-6, atol=2**-10 * float(plain.abs().max()))
+def assert_as_exact(found: Tensor, plain: Tensor, exact: Tensor, terms: float = 0.0) -> None:
+    """At most twice the error of plain torch, where its error is rounding (fp64 may fire at another step).
+
+    ``terms``: of a gradient that is a sum, how large all its terms are, since that is what is rounded.
+    """
+    scale = max(float(exact.abs().max()), terms)
+    torch.testing.assert_close(found, plain, rtol=2**-6, atol=2**-10 * float(plain.abs().max()) + 2**-20 * terms)
     rounding = (plain - exact).abs() <= 2**-8 * exact.abs() + 1e-4 * scale
     bound = 2 * torch.where(rounding, (plain - exact).abs(), 0).max() + 2**-22 * scale
     error = torch.where(rounding, (found - exact).abs(), 0).max()

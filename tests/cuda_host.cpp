@@ -37,7 +37,7 @@ struct HostDevice {
 
   void forward(const Form& form, const Forward& a, BlockTotals* partials, const Sums& sums) {
     run_forward(form, [&]<class Body>() {
-      const int64_t blocks = grid_for(a.place.neurons, Body::kCount);
+      const int64_t blocks = grid_for(a.table.columns, Body::kCount);
       std::vector<BlockTotals> totals = grid<Body>(a, blocks);
       for (int64_t b = 0; b < blocks; ++b) partials[b] = block_sum(&totals[b * kThreads]);
       GridTotals all[kThreads];
@@ -48,7 +48,7 @@ struct HostDevice {
 
   void backward(const Form& form, const Backward& a) {
     run_backward(form, [&]<class Body>() {
-      grid<Body>(a, grid_for(a.place.neurons, Body::kCount));
+      grid<Body>(a, grid_for(a.table.columns, Body::kCount));
     });
   }
 };

@@ -40,6 +40,10 @@ EXTREMES = {
     "permuted layout, any T, stateful": {
         **{"TIME_OUTERMOST": False, "PERMUTED": True, "WHOLE": False, "ONCE": False, "SAVES": True, **STATEFUL}
     },
+    "constants of its own": {"OWN": True},
+    "constants of its own, soft reset, any T, stateful": {
+        **{"OWN": True, "SOFT": True, "WHOLE": False, "ONCE": False, "SAVES": True, **STATEFUL}
+    },
     "penalty alone": {"HAS_G_SPIKES": False, "DETACH_RESET": True},
 }
 
@@ -126,8 +130,15 @@ def test_nothing_spills(kernel, name, extreme):
     target = TARGETS[name]
     flags = EXTREMES[extreme]
     registers, spilled = resources(compile_kernel(kernel, target, **flags), target)
-    several_spans_back = kernel is lif.lif_bwd_kernel and not flags.get("ONCE", True)
-    assert registers <= (128 if several_spans_back else 96) and spilled == 0
+    many = kernel is lif.lif_bwd_kernel and (flags.get("OWN", False) or not flags.get("ONCE", True))
+    assert registers <= (128 if many else 96) and spilled == 0
+
+
+@pytest.mark.skipif(not cuda_code.available(), reason="needs nvcc")
+def test_nothing_spills_in_cuda():
+    functions = cuda_code.functions("sm_90")
+    spills = [name for name, (_, usage) in functions.items() if not re.search("STACK:0 .*LOCAL:0", usage)]
+    assert len(functions) > 200 and not spills
 
 
 @pytest.mark.parametrize("flags", [PLAIN, {"GUARD": False}], ids=["plain", "noisy"])

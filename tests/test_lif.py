@@ -100,7 +100,7 @@ def test_the_same_bits_on_every_run_layout_and_thread_count(dtype):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         case = Case(lay(x, layout), None, {**EVERYTHING, "noise_step": 0}, lay(grad, layout), None, 1.0)
-        out, g_x, _ = case.run("native")
+        out, g_x, *_ = case.run("native")
         torch.set_num_threads(before)
         results.append([*out, g_x])
     for result in results[1:]:
@@ -276,8 +276,31 @@ BAD = {
         ValueError,
         "decay must be finite and >= 0 in fp32, got -0.1",
     ),
-    "gain=list": (lambda: tgo.lif(torch.ones(2, 3), gain=[1.0]), TypeError, "gain must be a Python float, got list"),
-    "gain=str": (lambda: tgo.lif(torch.ones(2, 3), gain="1"), TypeError, "gain must be a Python float, got str"),
+    "decay=fp64": (
+        lambda: tgo.lif(torch.ones(2, 3), decay=torch.tensor(0.5, dtype=torch.float64)),
+        TypeError,
+        "decay must be a dense float32 tensor, got torch.float64",
+    ),
+    "v_threshold=shape": (
+        lambda: tgo.lif(torch.ones(2, 3, 4, 5), v_threshold=torch.ones(4)),
+        ValueError,
+        r"v_threshold must broadcast to \(3, 4, 5\) \(x without time\), got \(4,\); one value for each channel",
+    ),
+    "gain=device": (
+        lambda: tgo.lif(torch.ones(2, 3), gain=torch.ones((), device="meta")),
+        ValueError,
+        "gain must be on cpu as x is, got meta",
+    ),
+    "gain=list": (
+        lambda: tgo.lif(torch.ones(2, 3), gain=[1.0]),
+        TypeError,
+        "gain must be a Python float or a tensor, got list",
+    ),
+    "gain=str": (
+        lambda: tgo.lif(torch.ones(2, 3), gain="1"),
+        TypeError,
+        "gain must be a Python float or a tensor, got str",
+    ),
     "gain=huge": (lambda: tgo.lif(torch.ones(2, 3), gain=1e39), ValueError, "gain must be finite"),
     "decay=10^400": (lambda: tgo.lif(torch.ones(2, 3), decay=10**400), ValueError, "decay must be finite"),
     "leak": (lambda: tgo.lif(torch.ones(2, 3), decay=1e38, v_reset=-1e30), ValueError, r"\(1 - decay\) \* v_reset"),

@@ -27,16 +27,18 @@ def fresh_compiler():
 @pytest.mark.parametrize("neuron", NEURONS)
 @pytest.mark.parametrize("steps", [3, 20])
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced"])
-def test_opcheck(neuron, steps, layout):
+@pytest.mark.parametrize("own", [False, True])
+def test_opcheck(neuron, steps, layout, own):
     x = torch.randn(steps, 6, 5)
     x = {"contiguous": x, "transposed": x.transpose(1, 2), "sliced": x[:, ::2]}[layout]
     v_init, seed = torch.randn(x.shape[1:]), torch.tensor(3)
+    table = torch.rand(3, 5) if own else None
     forward, backward = ops.OPERATORS["native"]
     for checkpoint_every in (0, 8):
-        torch.library.opcheck(forward, (x, v_init, seed, 5, checkpoint_every, neuron.constants))
-    checkpoints = forward(x, v_init, seed, 5, 8, neuron.constants)[-1]
+        torch.library.opcheck(forward, (x, v_init, table, seed, 5, checkpoint_every, neuron.constants))
+    checkpoints = forward(x, v_init, table, seed, 5, 8, neuron.constants)[-1]
     for grads in ((x, None, None, False), (None, v_init, torch.tensor(1.0), True)):
-        torch.library.opcheck(backward, (x, v_init, seed, 5, 8, checkpoints, *grads, neuron.constants))
+        torch.library.opcheck(backward, (x, v_init, table, seed, 5, 8, checkpoints, *grads, neuron.constants))
 
 
 def model(**extras):
@@ -167,11 +169,20 @@ def test_settling_for_less_warns_once(monkeypatch):
 def test_operators_refuse_what_the_door_would_not_pass():
     forward, backward = ops.OPERATORS["native"]
     with pytest.raises(RuntimeError, match="seed"):
-        forward(torch.ones(2, 3), None, None, 0, 8, tgo.Neuron(noise_std=0.1).constants)
+        forward(torch.ones(2, 3), None, None, None, 0, 8, tgo.Neuron(noise_std=0.1).constants)
     with pytest.raises(RuntimeError, match="checkpoint_every"):
-        forward(torch.ones(2, 3), None, None, 0, 9, tgo.Neuron().constants)
+        forward(torch.ones(2, 3), None, None, None, 0, 9, tgo.Neuron().constants)
     with pytest.raises(RuntimeError, match="noise_step"):
-        forward(torch.ones(2, 3), None, None, -1, 8, tgo.Neuron().constants)
+        forward(torch.ones(2, 3), None, None, None, -1, 8, tgo.Neuron().constants)
+    for table in (
+        torch.ones(2, 3),
+        torch.ones(3),
+        torch.ones(3, 0),
+        torch.ones(3, 3).double(),
+        torch.ones(3, 4)[:, ::2],
+    ):
+        with pytest.raises(RuntimeError, match="table must"):
+            forward(torch.ones(2, 3), None, table, None, 0, 8, tgo.Neuron().constants)
     x, nothing = torch.ones(20, 3), torch.ones(0)
     for every, checkpoints, g_spikes, message in (
         (0, nothing, x, "checkpoint_every"),
@@ -179,4 +190,4 @@ def test_operators_refuse_what_the_door_would_not_pass():
         (8, torch.ones(6), x[:1], "g_spikes"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            backward(x, None, None, 0, every, checkpoints, g_spikes, None, None, False, tgo.Neuron().constants)
+            backward(x, None, None, None, 0, every, checkpoints, g_spikes, None, None, False, tgo.Neuron().constants)

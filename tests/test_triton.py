@@ -60,7 +60,7 @@ def test_the_backward_refuses_what_the_door_would_not_pass():
     backward, x, nothing = tgo.ops.OPERATORS["triton"][1], torch.ones(20, 3), torch.ones(0)
     for every, checkpoints, message in ((0, nothing, "checkpoint_every"), (8, nothing, "checkpoints")):
         with pytest.raises(ValueError, match=message):
-            backward(x, None, None, 0, every, checkpoints, x, None, None, False, tgo.Neuron().constants)
+            backward(x, None, None, None, 0, every, checkpoints, x, None, None, False, tgo.Neuron().constants)
 
 
 def test_many_dimensions_in_another_order():
@@ -111,7 +111,7 @@ def test_the_same_bits_whatever_the_block(dtype, neurons, monkeypatch):
     results = []
     for block in (64, 2048):
         monkeypatch.setattr(engine, "INTERPRETED_BLOCK", block)
-        out, g_x, _ = Case(x, None, EVERYTHING, grad, None, 1.0).run("triton")
+        out, g_x, *_ = Case(x, None, EVERYTHING, grad, None, 1.0).run("triton")
         results.append([*out, g_x])
     for result in results[1:]:
         for a, b in zip(results[0], result, strict=True):

@@ -7,17 +7,19 @@ from torch import Tensor
 from torch._C._functorch import unwrap_if_dead as _unwrap_if_dead
 
 from tgo_kernels import noise, ops, reference
+from tgo_kernels.layout import like
 from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
 from tgo_kernels.surrogate import ATan, Surrogate
+from tgo_kernels.table import table_of
 
 
 def lif(
     x: Tensor,
     v_init: Tensor | None = None,
     *,
-    decay: float = 0.5,
-    gain: float = 1.0,
-    v_threshold: float = 1.0,
+    decay: float | Tensor = 0.5,
+    gain: float | Tensor = 1.0,
+    v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
     surrogate: Surrogate = ATan(2.0),
     detach_reset: bool = False,
@@ -48,7 +50,10 @@ def lif(
             batch) is processed as it lies, anything else is copied once.
         v_init: the state before the first step, [*] fp32; ``v_reset`` (0 under soft reset) if None.
         decay, gain: of the membrane and of the input per step; any framework's LIF has such a pair (see :class:`LIF`).
-        v_threshold: fires at ``u >= v_threshold``.
+        v_threshold: fires at ``u >= v_threshold``. These three may be fp32 tensors that broadcast to [*], and learn: a
+            scalar, one of each channel (shape [C, 1, 1] for images), or one of each neuron. Their gradients are sums of
+            the same bits on every run and thread count (another layout may round otherwise); their values are not
+            looked at.
         v_reset: the potential after a spike, or None for soft reset.
         surrogate: the derivative taken for the firing step, at ``u - v_threshold`` (NoisePDF: at ``h - v_threshold``).
         detach_reset: do not differentiate the reset with respect to the spike.
@@ -60,8 +65,10 @@ def lif(
 
     Returns:
         :class:`LIFOutput` (spikes, v_final, penalty, neighbors, fired). Gradients flow from spikes, v_final and penalty
-        to x and v_init. The same bits on every run, thread count and layout, and the same spikes on every engine.
-        Between forward and backward only x, v_init and the seed are kept, and one state every 8 steps where T > 8.
+        to x, v_init and constants that are tensors. The same bits on every run, thread count and layout, and the same
+        spikes on every engine.
+        Between forward and backward only x, v_init and the seed are kept, and one state every 8 steps where T > 8; of
+        constants that are tensors a table of three rows for 2^16 neurons (GPU 2^18), or those after which they repeat.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -76,7 +83,8 @@ _known = functools.lru_cache(maxsize=256, typed=True)(Neuron)
 
 def _neuron(*constants) -> Neuron:
     """The neuron, checked once for all calls; others' surrogates may be equal and yet differ, and are checked anew."""
-    if type(constants[4]).__module__ == ATan.__module__ and not torch.compiler.is_compiling():
+    own = isinstance(constants[0], Tensor) or isinstance(constants[1], Tensor) or isinstance(constants[2], Tensor)
+    if not own and type(constants[4]).__module__ == ATan.__module__ and not torch.compiler.is_compiling():
         try:
             return _known(*constants)
         except TypeError:  # unhashable: the constructor says which
@@ -88,58 +96,65 @@ def run(
     x: Tensor, v_init: Tensor | None, neuron: Neuron, noise_seed: int | Tensor | None, noise_step: int, impl: str
 ) -> LIFOutput:
     """:func:`lif` for constants that are already a :class:`Neuron`."""
-    check_tensors(x, v_init)
+    check_tensors(x, v_init, neuron)
     noise.check_step(noise_step, x.shape[0])
     device = x.device
     engine = ops.choose(impl, device)
     seed = noise.seed_for(neuron.noise_std, noise_seed, device)
     if engine == "reference":
         return reference.run(x, v_init, seed, noise_step, neuron)
-    trains = torch.is_grad_enabled() and (x.requires_grad or (v_init is not None and v_init.requires_grad))
+    table, given = None, x
+    if neuron.own is not None:
+        table, x = table_of(neuron.own, x)
+    leaves = x.requires_grad or (v_init is not None and v_init.requires_grad)
+    trains = torch.is_grad_enabled() and (leaves or (table is not None and table.requires_grad))
     checkpoint_every = ops.CHECKPOINT_EVERY if trains else 0
     guarded = neuron.guard_margin > 0
-    arguments = (x, v_init, seed, noise_step, checkpoint_every, neuron.constants, guarded, engine)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return LIFOutput(*_LIF.apply(*arguments)[:5])
-    return LIFOutput(*_apply(*arguments)[:5])
+    arguments = (x, v_init, table, seed, noise_step, checkpoint_every, neuron.constants, guarded, engine)
+    plainly = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    out = LIFOutput(*(_LIF.apply if plainly else _apply)(*arguments)[:5])
+    return out if x is given else out._replace(spikes=like(torch.empty_like(given), out.spikes))
 
 
 class _LIF(torch.autograd.Function):
     @staticmethod
-    def forward(x, v_init, seed, noise_step, checkpoint_every, constants, guarded, engine):
-        return ops.OPERATORS[engine][0](x, v_init, seed, noise_step, checkpoint_every, constants)
+    def forward(x, v_init, table, seed, noise_step, checkpoint_every, constants, guarded, engine):
+        return ops.OPERATORS[engine][0](x, v_init, table, seed, noise_step, checkpoint_every, constants)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, v_init, seed, noise_step, checkpoint_every, constants, guarded, engine = inputs
+        x, v_init, table, seed, noise_step, checkpoint_every, constants, guarded, engine = inputs
         penalty, checkpoints = output[2], output[5]  # neighbors and fired are integers, which have no gradient
         ctx.mark_non_differentiable(*((checkpoints,) if guarded else (penalty, checkpoints)))
         ctx.about = x.stride(), noise_step, checkpoint_every, constants, engine
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, v_init, seed, checkpoints)
+        ctx.save_for_backward(x, v_init, table, seed, checkpoints)
 
     @staticmethod
     def backward(ctx, g_spikes, g_v_final, g_penalty, *_):
-        x, v_init, seed, checkpoints = ctx.saved_tensors
+        x, v_init, table, seed, checkpoints = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # create_graph=True: the gradient depends on x even where grads are constants. (torch.compile refuses it.)
             with torch.no_grad():
                 gradients = _LIF.backward(ctx, g_spikes, g_v_final, g_penalty)
-            return tuple(None if g is None else _Once.apply(g, x, v_init) for g in gradients)
+            return tuple(None if g is None else _Once.apply(g, x, v_init, table) for g in gradients)
         strides, noise_step, checkpoint_every, constants, engine = ctx.about
         if x.stride() != strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
             template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
             x = torch.empty_like(template, device=x.device).copy_(x)
-        need_g_v_init = ctx.needs_input_grad[1]
-        saved = (x, v_init, seed, noise_step, checkpoint_every, checkpoints)
-        g_x, g_v_init = ops.OPERATORS[engine][1](*saved, g_spikes, g_v_final, g_penalty, need_g_v_init, constants)
-        return g_x, g_v_init if need_g_v_init else None, None, None, None, None, None, None
+        _, need_g_v_init, need_g_table, *_ = ctx.needs_input_grad
+        saved = (x, v_init, table, seed, noise_step, checkpoint_every, checkpoints)
+        incoming = g_spikes, g_v_final, g_penalty
+        g_x, g_v_init, g_table = ops.OPERATORS[engine][1](*saved, *incoming, need_g_v_init, constants)
+        g_v_init, g_table = g_v_init if need_g_v_init else None, g_table if need_g_table else None
+        return g_x, g_v_init, g_table, None, None, None, None, None, None
 
 
-def _apply(x, v_init, *others):
+def _apply(x, v_init, table, *others):
     """Function.apply in eager mode, less its binding of the arguments, which takes longer than a small layer."""
     v_init = None if v_init is None else _unwrap_if_dead(v_init)
-    return super(torch.autograd.Function, _LIF).apply(_unwrap_if_dead(x), v_init, *others)
+    table = None if table is None else _unwrap_if_dead(table)
+    return super(torch.autograd.Function, _LIF).apply(_unwrap_if_dead(x), v_init, table, *others)
 
 
 class _Once(torch.autograd.Function):

@@ -10,6 +10,7 @@ from tgo_kernels.surrogate import FLOAT32, ATan, NoisePDF, Surrogate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 NoiseMode = Literal["membrane", "threshold"]
+OWN = ("decay", "gain", "v_threshold")  # constants that each neuron can have of its own
 
 
 class LIFOutput(NamedTuple):
@@ -24,25 +25,35 @@ class LIFOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Neuron:
-    """The constants of one neuron model in canonical form (see :func:`tgo_kernels.lif` for the equations).
+    """The constants of a neuron model in canonical form (see :func:`tgo_kernels.lif` for the equations).
 
     Raises TypeError or ValueError, naming the constant, for what is no finite number, or negative (``v_reset`` alone
-    may be), or too large for fp32.
+    may be), or too large for fp32. The values of tensors are not looked at, which would wait for the GPU.
     """
 
-    decay: float = 0.5
-    gain: float = 1.0
-    v_threshold: float = 1.0
+    decay: float | Tensor = 0.5
+    gain: float | Tensor = 1.0
+    v_threshold: float | Tensor = 1.0
     v_reset: float | None = 0.0
     surrogate: Surrogate = ATan(2.0)
     detach_reset: bool = False
     noise_std: float = 0.0
     noise_mode: NoiseMode = "membrane"
     guard_margin: float = 0.0
-    constants: ClassVar[tuple[float, ...]]  #: of one neuron, in the order that the operators expect
+    constants: ClassVar[tuple[float, ...]]  #: of all neurons, in the order that the operators expect
+    own: ClassVar[tuple[Tensor, ...] | None] = None  #: decay, gain and v_threshold, if one of them is a tensor
 
     def __post_init__(self) -> None:
-        for name in ("decay", "gain", "v_threshold", "noise_std", "guard_margin"):
+        tensors = [value for value in (self.decay, self.gain, self.v_threshold) if isinstance(value, Tensor)]
+        for name in OWN:
+            value = getattr(self, name)
+            if not isinstance(value, Tensor):
+                check_number(name, value, kind="float or a tensor")
+                if tensors:  # so that leak_bias is computed as where they learn
+                    object.__setattr__(self, name, tensors[0].new_full((), value))
+        if tensors:
+            object.__setattr__(self, "own", (self.decay, self.gain, self.v_threshold))
+        for name in ("noise_std", "guard_margin"):
             check_number(name, getattr(self, name))
         if self.v_reset is not None:
             check_number("v_reset", self.v_reset, minimum=-FLOAT32.max)
@@ -55,12 +66,10 @@ class Neuron:
             if self.noise_std == 0:
                 raise ValueError("surrogate=NoisePDF() needs noise_std > 0, or NoisePDF(std=...); got noise_std=0")
             object.__setattr__(self, "surrogate", NoisePDF(self.noise_std))
-        check_number("(1 - decay) * v_reset", self.leak_bias, minimum=-FLOAT32.max)
+        if not tensors:
+            check_number("(1 - decay) * v_reset", self.leak_bias, minimum=-FLOAT32.max)
         constants = (
-            self.decay,
-            self.gain,
-            self.leak_bias,
-            self.v_threshold,
+            *((0.0,) * 4 if tensors else (self.decay, self.gain, self.leak_bias, self.v_threshold)),
             self.v_rest,
             self.v_reset is None,
             self.noise_std,
@@ -79,7 +88,7 @@ class Neuron:
         return 0.0 if self.v_reset is None else self.v_reset
 
     @property
-    def leak_bias(self) -> float:
+    def leak_bias(self) -> float | Tensor:
         return (1.0 - self.decay) * self.v_rest
 
     @property
@@ -92,9 +101,9 @@ class Neuron:
         return replace(self, noise_std=0.0) if self.noise_std > 0 else self
 
 
-def check_number(name: str, value: object, minimum: float = 0.0) -> None:
+def check_number(name: str, value: object, minimum: float = 0.0, kind: str = "float") -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a Python {kind}, got {type(value).__name__}")
     if not minimum <= value <= FLOAT32.max:
         raise ValueError(f"{name} must be finite and >= {minimum:g} in fp32, got {value}")
 
@@ -104,8 +113,8 @@ def check_bool(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
-def check_tensors(x: Tensor, v_init: Tensor | None) -> None:
-    """The tensors of a call: x is [T, *] with T >= 1, v_init [*] fp32 on the same device."""
+def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron) -> None:
+    """The tensors of a call: x is [T, *] with T >= 1, v_init [*] and the neuron's own are fp32 on the same device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor of shape [T, *], got {type(x).__name__}")
     if x.dtype not in DTYPES:
@@ -116,6 +125,9 @@ def check_tensors(x: Tensor, v_init: Tensor | None) -> None:
         raise ValueError("x must have a time axis first, shape [T, *]; got a scalar")
     if x.shape[0] == 0:
         raise ValueError(f"x must have at least one time step, got shape {tuple(x.shape)}")
+    if neuron.own is not None:
+        for name, value in zip(OWN, neuron.own, strict=True):
+            check_own(name, value, x)
     if v_init is None:
         return
     if not isinstance(v_init, Tensor):
@@ -128,3 +140,17 @@ def check_tensors(x: Tensor, v_init: Tensor | None) -> None:
         raise ValueError(f"v_init must have shape {tuple(x.shape[1:])} (x without time), got {tuple(v_init.shape)}")
     if v_init.device != x.device:
         raise ValueError(f"v_init must be on {x.device} as x is, got {v_init.device}")
+
+
+def check_own(name: str, value: Tensor, x: Tensor) -> None:
+    if value.layout != torch.strided or value.dtype != torch.float32:
+        raise TypeError(f"{name} must be a dense float32 tensor, got {value.dtype}, {value.layout}")
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on {x.device} as x is, got {value.device}")
+    sizes = x.shape[1:]
+    trailing = sizes[len(sizes) - value.dim() :]
+    if value.dim() > len(sizes) or any(n not in (1, size) for n, size in zip(value.shape, trailing, strict=True)):
+        raise ValueError(
+            f"{name} must broadcast to {tuple(sizes)} (x without time), got {tuple(value.shape)}; "
+            "one value for each channel of [T, B, C, H, W] has shape [C, 1, 1]"
+        )

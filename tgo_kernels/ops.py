@@ -20,15 +20,17 @@ from tgo_kernels import native
 CHECKPOINT_EVERY = 8  # steps between two saved states; T <= 8 saves none
 
 # constants: those of Neuron, switches as 0 or 1. One list, since torch takes 0.2 us for each argument.
+# table: decay, gain and v_threshold, [3, D] fp32: those of neuron m in the order of memory stand in column m % D.
 # checkpoints: (T-1) // checkpoint_every rows of N fp32, states that far apart, where the engine likes; none for 0.
 _FORWARD = (
-    "(Tensor x, Tensor? v_init, Tensor? seed, SymInt noise_step, int checkpoint_every, float[] constants)"
+    "(Tensor x, Tensor? v_init, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
+    "float[] constants)"
     " -> (Tensor spikes, Tensor v_final, Tensor penalty, Tensor neighbors, Tensor fired, Tensor checkpoints)"
 )
 _BACKWARD = (
-    "(Tensor x, Tensor? v_init, Tensor? seed, SymInt noise_step, int checkpoint_every, Tensor checkpoints, "
-    "Tensor? g_spikes, Tensor? g_v_final, Tensor? g_penalty, bool need_g_v_init, float[] constants)"
-    " -> (Tensor g_x, Tensor g_v_init)"
+    "(Tensor x, Tensor? v_init, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
+    "Tensor checkpoints, Tensor? g_spikes, Tensor? g_v_final, Tensor? g_penalty, bool need_g_v_init, "
+    "float[] constants) -> (Tensor g_x, Tensor g_v_init, Tensor g_table)"
 )
 ENGINES = ("native", "triton", "reference")
 _SUFFIX = {"native": "", "triton": "_triton"}
@@ -41,6 +43,7 @@ _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 def _lif_fwd_fake(
     x: Tensor,
     v_init: Tensor | None,
+    table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
     checkpoint_every: int,
@@ -58,6 +61,7 @@ def _lif_fwd_fake(
 def _lif_bwd_fake(
     x: Tensor,
     v_init: Tensor | None,
+    table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
     checkpoint_every: int,
@@ -67,10 +71,10 @@ def _lif_bwd_fake(
     g_penalty: Tensor | None,
     need_g_v_init: bool,
     constants: list[float],
-) -> tuple[Tensor, Tensor]:
-    g_x = torch.empty_like(x)
-    state = torch.empty_like(g_x[0], dtype=torch.float32) if need_g_v_init else x.new_empty(0, dtype=torch.float32)
-    return g_x, state
+) -> tuple[Tensor, Tensor, Tensor]:
+    g_x, none = torch.empty_like(x), x.new_empty(0, dtype=torch.float32)
+    state = torch.empty_like(g_x[0], dtype=torch.float32) if need_g_v_init else none
+    return g_x, state, torch.empty_like(none if table is None else table)
 
 
 for _suffix in _SUFFIX.values():
@@ -88,7 +92,7 @@ def _lif_fwd_triton(*args: Any) -> tuple[Tensor, ...]:
     return lif_fwd(*args)
 
 
-def _lif_bwd_triton(*args: Any) -> tuple[Tensor, Tensor]:
+def _lif_bwd_triton(*args: Any) -> tuple[Tensor, ...]:
     from tgo_kernels._triton.launch import lif_bwd
 
     return lif_bwd(*args)

@@ -14,9 +14,9 @@ def lif(
     x: Tensor,
     v_init: Tensor | None = None,
     *,
-    decay: float = 0.5,
-    gain: float = 1.0,
-    v_threshold: float = 1.0,
+    decay: float | Tensor = 0.5,
+    gain: float | Tensor = 1.0,
+    v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
     surrogate: Surrogate = ATan(2.0),
     detach_reset: bool = False,
@@ -29,7 +29,7 @@ def lif(
 ) -> LIFOutput:
     """:func:`tgo_kernels.lif` in plain torch: the same arguments, results and errors. ``impl`` is not used."""
     neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
-    check_tensors(x, v_init)
+    check_tensors(x, v_init, neuron)
     noise.check_step(noise_step, x.shape[0])
     return run(x, v_init, noise.seed_for(neuron.noise_std, noise_seed, x.device), noise_step, neuron)
 
@@ -61,7 +61,7 @@ def membrane(
 
     For histograms and diagnostics; ``seed`` is needed where ``neuron.noise_std > 0``.
     """
-    check_tensors(x, v_init)
+    check_tensors(x, v_init, neuron)
     return torch.stack(_unroll(x, v_init, seed, noise_step, neuron)[1])
 
 
@@ -80,7 +80,7 @@ def _unroll(
     for t, x_t in enumerate(x.unbind(0)):
         h = neuron.decay * v + neuron.gain * x_t.to(dtype) + neuron.leak_bias
         u = h + neuron.noise_std * xi[t] if xi else h
-        s = _Fire.apply(u, h, neuron)
+        s = _Fire.apply(u, h, neuron.v_threshold + torch.zeros_like(u), neuron)
         v = _reset(s, u if neuron.noise_mode == "membrane" else h, neuron)
         spikes.append(s)
         charged.append(h)
@@ -99,19 +99,20 @@ class _Fire(torch.autograd.Function):
     """``s = 1[u >= v_threshold]``, with the surrogate as its derivative (with respect to u; noise is a constant)."""
 
     @staticmethod
-    def forward(u: Tensor, h: Tensor, neuron: Neuron) -> Tensor:
-        return (u >= neuron.v_threshold).to(u.dtype)
+    def forward(u: Tensor, h: Tensor, v_threshold: Tensor, neuron: Neuron) -> Tensor:
+        return (u >= v_threshold).to(u.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        u, h, ctx.neuron = inputs
-        ctx.save_for_backward(h if ctx.neuron.surrogate_at_h else u)
+        u, h, v_threshold, ctx.neuron = inputs
+        ctx.save_for_backward(h if ctx.neuron.surrogate_at_h else u, v_threshold)
 
     @staticmethod
     def backward(ctx, grad):
-        (at,) = ctx.saved_tensors
-        z = ctx.neuron.surrogate.derivative(at - ctx.neuron.v_threshold)
-        return torch.where(grad == 0, grad, grad * z), None, None  # z of a NaN membrane is NaN
+        at, v_threshold = ctx.saved_tensors
+        z = ctx.neuron.surrogate.derivative(at - v_threshold)
+        through = torch.where(grad == 0, grad, grad * z)  # z of a NaN membrane is NaN
+        return through, None, -through, None
 
 
 class _SpikeGradient(torch.autograd.Function):

@@ -18,7 +18,7 @@ NVCC = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/
 OPTIONS = ["-std=c++20", "-O3", "-fmad=false", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 STORAGE = {"fp32": "f", "fp16": "NS_4HalfE", "bf16": "NS_8BFloat16E"}
 FORWARD = ("seed", "x", None, "spikes", "v_final", None, "partials")  # None: a null pointer in the usual call
-BACKWARD = ("seed", "x", "g_spikes", None, None, None, "g_penalty", "g_x", None)
+BACKWARD = ("seed", "x", "g_spikes", None, None, None, "g_penalty", "g_x", None, None)
 
 
 def available() -> bool:
@@ -62,23 +62,23 @@ def neurons_per_thread(case: Case) -> int:
 
 
 def pattern(case: Case) -> str:
-    """Of the mangled name: Body<storage, count, noisy, four, curve>."""
-    flags = f"Li{neurons_per_thread(case)}ELb{int(case.noise)}ELb1ELNS_5CurveE{case.curve}E"
+    """Of the mangled name: Body<storage, count, noisy, four, own, curve>."""
+    flags = f"Li{neurons_per_thread(case)}ELb{int(case.noise)}ELb1ELb0ELNS_5CurveE{case.curve}E"
     return f"{case.kernel.capitalize()}BodyI{STORAGE[case.dtype]}{flags}"
 
 
 def parameters(case: Case) -> tuple[bytes, tuple[str, ...]]:
     """Forward or Backward of lif.h as it lies in memory, and the names of its pointers."""
     margin = 0.5 if case.guard else 0.0
-    scalars = (0.5, 0.5, 0.0, 1.0, 0.0, 0.3, margin, 1.0, 3.0)
+    shared = (0.0, 0.3, margin, 1.0, 3.0, False, True, False, False)
     neurons = NEURONS + (0 if case.aligned else 1)
-    data = struct.pack("<9f4?", *scalars, False, True, False, False)
+    data = struct.pack("<5f4?4f", *shared, 0.5, 0.5, 0.0, 1.0) + struct.pack("<2q", 0, neurons)
     data += struct.pack("<3qi4x6q6q", STEPS, neurons, neurons, 1, neurons, *[0] * 5, 1, *[0] * 5)
     data += struct.pack("<q", 0)  # noise_step
     names = FORWARD if case.kernel == "forward" else BACKWARD
     tensors = tuple(name for name in names if name)
     data += struct.pack(f"<{len(names)}Q", *(pointer(tensors.index(name)) if name else 0 for name in names))
-    return data + struct.pack("<d", 1 / neurons), tensors
+    return data + struct.pack("<dq", 1 / neurons, case.curve), tensors
 
 
 def compiled(case: Case) -> Code:

@@ -32,6 +32,7 @@ USUAL = {
     "TIME_OUTERMOST": True,
     "PERMUTED": False,
     "HAS_V_INIT": False,
+    "OWN": False,
     "HAS_G_SPIKES": True,
     "HAS_G_V_FINAL": False,
     "HAS_G_V_INIT": False,
@@ -116,7 +117,7 @@ def parameters(case: Case) -> tuple[bytes, tuple[str, ...]]:
     alignment = 16 if case.aligned else 1
     neurons = (NEURONS + (0 if case.aligned else 1)) // alignment
     turns, lanes = launch.loops(shape_of(case), SIZES_OF[case.dtype])
-    sizes = dict(zip(lif.SIZES, (STEPS, neurons, neurons, turns, lanes, 0, 1, 1, 1, 0, 0, 0, 1), strict=True))
+    sizes = dict(zip(lif.SIZES, (STEPS, neurons, neurons, neurons, turns, lanes, 0, 1, 1, 1, 0, 0, 0, 1), strict=True))
     data, tensors = b"", []
     for name in KERNELS[case.kernel].arg_names:
         if name.endswith("_ptr"):

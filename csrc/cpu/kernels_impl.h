@@ -129,16 +129,25 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uin
 
 // u of step i, from h.
 template <bool noisy, class Count>
-TGO_HD F disturbed(F h, Rows xi, int64_t i, int64_t j, Count count, const Neuron& n) {
+TGO_HD F disturbed(F h, Rows xi, int64_t i, int64_t j, Count count, const Shared& n) {
   if constexpr (noisy) return disturb(h, load(xi[i] + j, count), n);
   return h;
 }
 
+// The neurons at j: of the same constants, or each with its own.
+template <bool own, class Count>
+TGO_HD decltype(auto) neurons_at(const Neuron<>& n, Rows table, int64_t j, Count count) {
+  if constexpr (own)
+    return with_own(n, load(table[0] + j, count), load(table[1] + j, count), load(table[2] + j, count));
+  else
+    return (n);
+}
+
 // Row by row, so that no vector waits for the step before its own; the state stays in the cache.
-template <bool noisy, bool guarded>
-void forward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi, const float* v,
-             float* v_next, OutRows s, bool past_caches, bool v_past_caches, Totals* totals) {
-  const Neuron n = constants;
+template <bool own, bool noisy, bool guarded>
+void forward(const Neuron<>& constants, Rows table, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi,
+             const float* v, float* v_next, OutRows s, bool past_caches, bool v_past_caches, Totals* totals) {
+  const Neuron<> shared = constants;
   const F zero{};
   F fired{}, neighbors{};  // exact: at most 2^24 a lane
   Doubles penalty[2] = {};
@@ -152,6 +161,7 @@ void forward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead,
       if (!past_caches) fetch_to_write(s[i] + j + ahead);
       // Lanes past the row count nothing.
       const bool whole = std::is_same_v<decltype(count), Whole>;
+      const auto& n = neurons_at<own>(shared, table, j, count);
       const F one = whole ? splat<F>(1.f) : load(kOnes, count);
       const F h = charge(load(before + j, count), load(x[i] + j, count), n);
       const F u = disturbed<noisy>(h, xi, i, j, count, n);
@@ -176,29 +186,40 @@ void forward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead,
   totals->penalty += sum(penalty[0] + penalty[1]);
 }
 
-template <bool noisy, bool guarded, Curve curve>
-void backward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi, const float* v,
-              Rows g_s, float k, float* g_v, OutRows g_x, bool past_caches) {
-  const Neuron n = constants;
-  alignas(64) float membrane[kMaxChunk][kBlock], state[kBlock];
+template <bool own, bool noisy, bool guarded, Curve curve>
+void backward(const Neuron<>& constants, Rows table, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi,
+              const float* v, Rows g_s, float k, float* g_v, OutRows g_table, OutRows g_x, bool past_caches) {
+  const Neuron<> shared = constants;
+  constexpr int64_t kept = own ? kMaxChunk : 1;  // states: the decay's gradient asks for them
+  alignas(64) float membrane[kMaxChunk][kBlock], state[kept][kBlock];
   for (int64_t i = 0; i < steps; ++i) {
-    const float* before = i ? state : v;
+    const float* before = i ? state[(i - 1) % kept] : v;
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
       fetch(x[i] + j + ahead);
+      const auto& n = neurons_at<own>(shared, table, j, count);
       const F h = charge(load(before + j, count), load(x[i] + j, count), n);
       store(membrane[i] + j, h, count);
-      store(state + j, reset(h, disturbed<noisy>(h, xi, i, j, count, n), n), count);
+      store(state[i % kept] + j, reset(h, disturbed<noisy>(h, xi, i, j, count, n), n), count);
     });
   }
   for (int64_t i = steps - 1; i >= 0; --i)
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
       fetch(g_s[i] + j + ahead);
       if (!past_caches) fetch_to_write(g_x[i] + j + ahead);
+      const auto& n = neurons_at<own>(shared, table, j, count);
       const F h = load(membrane[i] + j, count);
       const F u = disturbed<noisy>(h, xi, i, j, count, n);
       const F z = surrogate<curve>((n.surrogate_at_h ? h : u) - n.v_threshold, n.curve_height, n.curve_scale);
-      F g_h = step_backward(h, u, z, load(g_s[i] + j, count), load(g_v + j, count), n);
-      if constexpr (guarded) g_h = g_h + guard_backward(h, k, n);
+      const F dv = load(g_v + j, count);
+      const StepGradient<F> g = step_backward(h, u, z, load(g_s[i] + j, count), dv, n);
+      F g_h = g.through_spike + g.past_reset, pull{};
+      if constexpr (guarded) g_h = g_h + (pull = guard_backward(h, k, n));
+      if constexpr (own) {
+        const auto add = [&](float* sum, F term) TGO_INLINE { store(sum + j, load(sum + j, count) + term, count); };
+        add(g_table[0], g_h * (load((i ? state[i - 1] : v) + j, count) - n.v_rest));
+        add(g_table[1], g_h * load(x[i] + j, count));
+        add(g_table[2], threshold_backward(u, g, pull, dv, n));
+      }
       stream(g_x[i] + j, n.gain * g_h, count, past_caches);
       store(g_v + j, n.decay * g_h, count);
     });
@@ -214,11 +235,18 @@ void backward(const Neuron& constants, int64_t steps, int64_t len, int64_t ahead
         backward<__VA_ARGS__, kBox>, backward<__VA_ARGS__, kExponential>, backward<__VA_ARGS__, kInverseSquare>, \
         backward<__VA_ARGS__, kGaussian>                                                                         \
   }
+#define TGO_FORWARD(own) \
+  { {forward<own, false, false>, forward<own, false, true>}, {forward<own, true, false>, forward<own, true, true>} }
+#define TGO_BACKWARD(own)                                                \
+  {                                                                      \
+    {TGO_CURVES(own, false, false), TGO_CURVES(own, false, true)},       \
+        {TGO_CURVES(own, true, false), TGO_CURVES(own, true, true)}      \
+  }
 const Kernels kernels = {
     TGO_ISA_NAME,
     noise,
-    {{forward<false, false>, forward<false, true>}, {forward<true, false>, forward<true, true>}},
-    {{TGO_CURVES(false, false), TGO_CURVES(false, true)}, {TGO_CURVES(true, false), TGO_CURVES(true, true)}},
+    {TGO_FORWARD(false), TGO_FORWARD(true)},
+    {TGO_BACKWARD(false), TGO_BACKWARD(true)},
     load_row<Half>,
     load_row<BFloat16>,
     store_row<Half>,

@@ -57,15 +57,31 @@ class BlockNoise {
   Scratch& s_;
 };
 
-int64_t block_count(const Layout& layout) { return (layout.neurons + kBlock - 1) / kBlock; }
+int64_t block_count(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
 
+// f(block, column, m, len) for the blocks of neurons that share a table's columns, in turn, and in parallel otherwise.
 template <class F>
-void for_each_block(const Layout& layout, const F& f) {
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kBlock * layout.steps));
-  torch::stable::parallel_for(0, block_count(layout), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) f(b, b * kBlock, std::min(kBlock, layout.neurons - b * kBlock));
+void for_each_block(const Options& options, const Layout& layout, const F& f) {
+  const int64_t columns = options.columns, turns = (layout.neurons + columns - 1) / columns;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kBlock * layout.steps * turns));
+  torch::stable::parallel_for(0, block_count(columns), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b)
+      for (int64_t column = b * kBlock, m = column; m < layout.neurons; m += columns)
+        f(b, column, m, std::min({kBlock, columns - column, layout.neurons - m}));
     __atomic_thread_fence(__ATOMIC_SEQ_CST);  // stores past the caches are not ordered by themselves
   });
+}
+
+// Where the block after that at m begins, for what is fetched ahead.
+int64_t next_block(const Options& options, const Layout& layout, int64_t m) {
+  return m + (m + options.columns < layout.neurons ? options.columns : kBlock);
+}
+
+// A table's rows at a column, if there is one.
+template <class Float>
+std::array<Float*, 3> rows_at(Float* table, int64_t columns, int64_t column) {
+  if (!table) return {};
+  return {table + column, table + columns + column, table + 2 * columns + column};
 }
 
 }  // namespace
@@ -92,11 +108,12 @@ const Kernels& best_kernels() {
 Totals forward(const Options& options, const Layout& layout, const Kernels& kernels, const RowIO& x,
                const RowIO& spikes, const float* v_init, float* v_final, float* checkpoints) {
   const bool guarded = options.neuron.guard_margin > 0;
-  std::vector<Totals> totals(block_count(layout));
+  std::vector<Totals> totals(block_count(options.columns));
   const bool v_aligned = reinterpret_cast<uintptr_t>(v_final) % 64 == 0;
-  for_each_block(layout, [&](int64_t b, int64_t m, int64_t len) {
+  for_each_block(options, layout, [&](int64_t b, int64_t column, int64_t m, int64_t len) {
     BlockNoise noise(options, layout, kernels, m, len);
     Scratch& s = scratch();
+    const auto table = rows_at(options.table, options.columns, column);
     const float *in[kMaxChunk], *xi[kMaxChunk];
     float* out[kMaxChunk];
     const float* v = v_init ? v_init + m : s.v;
@@ -105,15 +122,16 @@ Totals forward(const Options& options, const Layout& layout, const Kernels& kern
     for (int64_t t = 0; t < layout.steps; t += size) {
       const int64_t end = std::min(t + size, layout.steps);
       const bool last = end == layout.steps;
-      const int64_t next = last ? layout.offset(m + kBlock, 0) : layout.offset(m, end);
+      const int64_t next = last ? layout.offset(next_block(options, layout, m), 0) : layout.offset(m, end);
       const Chunk chunk{t, end - t, m, len, next - layout.offset(m, t)};
       float* v_next = last ? v_final + m : checkpoints ? checkpoints + t / size * layout.neurons + m : s.v;
       noise.draw(chunk, xi);
       x.read(chunk, s.x, in);
       spikes.begin(chunk, s.out, out);
       const bool past_caches = spikes.past_caches(chunk);
-      kernels.forward[options.noisy][guarded](options.neuron, chunk.steps, len, x.ahead(chunk), in, xi, v, v_next, out,
-                                              past_caches, past_caches && last && v_aligned, &totals[b]);
+      kernels.forward[options.table != nullptr][options.noisy][guarded](
+          options.neuron, table.data(), chunk.steps, len, x.ahead(chunk), in, xi, v, v_next, out, past_caches,
+          past_caches && last && v_aligned, &totals[b]);
       spikes.finish(chunk, out);
       v = v_next;
     }
@@ -129,18 +147,20 @@ Totals forward(const Options& options, const Layout& layout, const Kernels& kern
 
 void backward(const Options& options, const Layout& layout, const Kernels& kernels, const RowIO& x,
               const RowIO& g_spikes, const RowIO& g_x, const float* v_init, const float* checkpoints, float k,
-              float* g_v) {
+              float* g_v, float* g_table) {
   const int64_t size = options.checkpoint_every, last = (layout.steps - 1) / size * size;
-  for_each_block(layout, [&](int64_t, int64_t m, int64_t len) {
+  for_each_block(options, layout, [&](int64_t, int64_t column, int64_t m, int64_t len) {
     BlockNoise noise(options, layout, kernels, m, len);
     Scratch& s = scratch();
+    const auto table = rows_at(options.table, options.columns, column);
+    const auto g_own = rows_at(options.table ? g_table : nullptr, options.columns, column);
     const float *in[kMaxChunk], *xi[kMaxChunk], *g_s[kMaxChunk];
     float* out[kMaxChunk];
     std::fill(g_s, g_s + kMaxChunk, s.zeros);
     float* g = g_v ? g_v + m : s.g_v;
     if (!g_v) std::fill(g, g + len, 0.f);
     for (int64_t t = last; t >= 0; t -= size) {
-      const int64_t next = t ? layout.offset(m, t - size) : layout.offset(m + kBlock, last);
+      const int64_t next = t ? layout.offset(m, t - size) : layout.offset(next_block(options, layout, m), last);
       const Chunk chunk{t, std::min(size, layout.steps - t), m, len, next - layout.offset(m, t)};
       const float* v = t ? checkpoints + (t / size - 1) * layout.neurons + m : v_init ? v_init + m : s.v;
       if (v == s.v) std::fill(s.v, s.v + len, options.neuron.v_rest);
@@ -148,8 +168,9 @@ void backward(const Options& options, const Layout& layout, const Kernels& kerne
       x.read(chunk, s.x, in);
       if (g_spikes) g_spikes.read(chunk, s.g_s, g_s);
       g_x.begin(chunk, s.out, out);
-      kernels.backward[options.noisy][k != 0][options.curve](options.neuron, chunk.steps, len, x.ahead(chunk), in, xi, v,
-                                                             g_s, k, g, out, g_x.past_caches(chunk));
+      kernels.backward[options.table != nullptr][options.noisy][k != 0][options.curve](
+          options.neuron, table.data(), chunk.steps, len, x.ahead(chunk), in, xi, v, g_s, k, g, g_own.data(), out,
+          g_x.past_caches(chunk));
       g_x.finish(chunk, out);
     }
   });

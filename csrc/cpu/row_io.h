@@ -45,7 +45,7 @@ class RowIO {
   int64_t ahead(const Chunk& c) const { return direct(c) ? c.ahead : 0; }
 
   // Whether the rows of these neurons are to be written past the caches: those of an output too large for them.
-  bool past_caches(const Chunk& c) const { return past_caches_ && contiguous(c); }
+  bool past_caches(const Chunk& c) const { return past_caches_ && contiguous(c) && c.m % 16 == 0; }
 
  private:
   bool contiguous(const Chunk& c) const { return c.m % layout_.inner + c.len <= layout_.inner; }

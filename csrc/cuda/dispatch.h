@@ -10,48 +10,58 @@ namespace tgo::cuda {
 // 16 bytes of neighbours in a row.
 template <class S>
 constexpr int kWide = 16 / sizeof(S);
+constexpr int kWideOwn = 4;  // neurons with constants of their own: those of eight would not fit into the registers
 
 struct Form {
   Storage storage;
-  bool wide;  // rows can be moved 16 bytes at a time
+  bool wide;  // rows can be moved so
   bool noisy;
   bool four;  // see lif.h
+  bool own;   // constants: see lif.h
   Curve curve;
 };
 
-template <template <class, int, bool, bool, Curve> class Body, class S, int count, Curve curve, class Device>
+template <template <class, int, bool, bool, bool, Curve> class Body, class S, int count, bool four, bool own,
+          Curve curve, class Device>
 void run_count(const Form& form, Device&& device) {
-  if (form.four)
-    form.noisy ? device.template operator()<Body<S, count, true, true, curve>>()
-               : device.template operator()<Body<S, count, false, true, curve>>();
-  else
-    form.noisy ? device.template operator()<Body<S, count, true, false, curve>>()
-               : device.template operator()<Body<S, count, false, false, curve>>();
+  form.noisy ? device.template operator()<Body<S, count, true, four, own, curve>>()
+             : device.template operator()<Body<S, count, false, four, own, curve>>();
 }
 
-template <template <class, int, bool, bool, Curve> class Body, class S, Curve curve, class Device>
+template <template <class, int, bool, bool, bool, Curve> class Body, class S, bool own, Curve curve, class Device>
 void run_form(const Form& form, Device&& device) {
-  form.wide ? run_count<Body, S, kWide<S>, curve>(form, device) : run_count<Body, S, 1, curve>(form, device);
+  if constexpr (own)
+    form.wide ? run_count<Body, S, kWideOwn, false, true, curve>(form, device)
+              : run_count<Body, S, 1, false, true, curve>(form, device);
+  else if (form.four)
+    form.wide ? run_count<Body, S, kWide<S>, true, false, curve>(form, device)
+              : run_count<Body, S, 1, true, false, curve>(form, device);
+  else
+    form.wide ? run_count<Body, S, kWide<S>, false, false, curve>(form, device)
+              : run_count<Body, S, 1, false, false, curve>(form, device);
 }
 
-template <template <class, int, bool, bool, Curve> class Body, Curve curve, class Device>
+template <template <class, int, bool, bool, bool, Curve> class Body, bool own, Curve curve, class Device>
 void run_storage(const Form& form, Device&& device) {
   switch (form.storage) {
-    case Storage::kFloat: return run_form<Body, float, curve>(form, device);
-    case Storage::kHalf: return run_form<Body, Half, curve>(form, device);
-    case Storage::kBFloat16: return run_form<Body, BFloat16, curve>(form, device);
+    case Storage::kFloat: return run_form<Body, float, own, curve>(form, device);
+    case Storage::kHalf: return run_form<Body, Half, own, curve>(form, device);
+    case Storage::kBFloat16: return run_form<Body, BFloat16, own, curve>(form, device);
   }
 }
 
+// The forward has no use for the curve.
 template <class Device>
 void run_forward(const Form& form, Device&& device) {
-  run_storage<ForwardBody, kLorentz>(form, device);  // the forward has no use for the curve
+  form.own ? run_storage<ForwardBody, true, kLorentz>(form, device)
+           : run_storage<ForwardBody, false, kLorentz>(form, device);
 }
 
 template <class Device>
 void run_backward(const Form& form, Device&& device) {
+  if (form.own) return run_storage<BackwardBody, true, kAnyCurve>(form, device);
   [&]<int... curve>(std::integer_sequence<int, curve...>) {
-    ((form.curve == curve ? run_storage<BackwardBody, Curve(curve)>(form, device) : void()), ...);
+    ((form.curve == curve ? run_storage<BackwardBody, false, Curve(curve)>(form, device) : void()), ...);
   }(std::make_integer_sequence<int, kCurves>());
 }
 

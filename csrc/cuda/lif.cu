@@ -59,7 +59,7 @@ class CudaDevice {
 
   void forward(const Form& form, const Forward& a, BlockTotals* partials, const Sums& sums) {
     run_forward(form, [&]<class Body>() {
-      const int64_t blocks = blocks_for(a.place.neurons, Body::kCount);
+      const int64_t blocks = blocks_for(a.table.columns, Body::kCount);
       forward_kernel<Body><<<blocks, kThreads, 0, stream_>>>(a, partials);
       sum_kernel<<<1, kThreads, 0, stream_>>>(partials, blocks, sums);
     });
@@ -68,7 +68,7 @@ class CudaDevice {
 
   void backward(const Form& form, const Backward& a) {
     run_backward(form, [&]<class Body>() {
-      backward_kernel<Body><<<blocks_for(a.place.neurons, Body::kCount), kThreads, 0, stream_>>>(a);
+      backward_kernel<Body><<<blocks_for(a.table.columns, Body::kCount), kThreads, 0, stream_>>>(a);
     });
     check();
   }

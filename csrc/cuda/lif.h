@@ -40,8 +40,15 @@ struct Place {
   }
 };
 
+// Of neurons that have their own: see tgo::Options.
+struct Table {
+  const float* values;
+  int64_t columns;
+};
+
 struct Forward {
-  Neuron neuron;
+  Neuron<> neuron;
+  Table table;
   Place place;
   int64_t noise_step;
   const int64_t* seed;
@@ -52,15 +59,17 @@ struct Forward {
 };
 
 struct Backward {
-  Neuron neuron;
+  Neuron<> neuron;
+  Table table;
   Place place;
   int64_t noise_step;
   const int64_t* seed;
   const void *x, *g_spikes;  // g_spikes, g_v_final, g_penalty, g_v_init: or null
   const float *v_init, *checkpoints, *g_v_final, *g_penalty;
   void* g_x;
-  float* g_v_init;
+  float *g_v_init, *g_table;
   double share;  // 1 / (T * N)
+  Curve curve;
 };
 
 template <class Count>
@@ -76,7 +85,7 @@ struct alignas(16) Totals {
   }
 };
 
-using BlockTotals = Totals<int32_t>;  // of 2^16 blocks, none sees 2^31 neuron-steps in less than 2^47
+using BlockTotals = Totals<int32_t>;  // none of 2^16 blocks sees 2^31 neuron-steps in less than 2^47, or T = 2^17
 using GridTotals = Totals<int64_t>;
 
 // Neighbours in memory, loaded and stored at once, and taken in turn from the front: a thread's registers cannot be
@@ -98,7 +107,7 @@ struct Row {
     Memory memory;
     TGO_UNROLL for (int i = 0; i < kWords; ++i) put(word[i], &memory.word[i]);
 #if defined(__CUDA_ARCH__)
-    if constexpr (kWords == 4) {  // of the assignment below the compiler makes four stores
+    if constexpr (kWords == 4) {  // of the assignment below the compiler makes a store for each word
       asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(word[0]), "r"(word[1]), "r"(word[2]),
                    "r"(word[3])
                    : "memory");
@@ -171,6 +180,71 @@ TGO_HD void normals(const int64_t* where, int64_t index, uint32_t block, float z
   box_muller<SquareRoot, float>(uint32_t(words[2][0]), uint32_t(words[3][0]), &z[2], &z[3]);
 }
 
+// One float of each neuron of a thread, in the same turn as their values.
+template <int count>
+struct InTurn {
+  static constexpr int kQuad = count < 4 ? count : 4;  // moved at once
+  float value[count];
+
+  TGO_HD void fill(float with) { TGO_UNROLL for (int j = 0; j < count; ++j) value[j] = with; }
+
+  TGO_HD void load(const float* from) {
+    TGO_UNROLL for (int j = 0; j < count; j += kQuad) {
+      Row<float, kQuad> quad;
+      quad.load(from + j);
+      TGO_UNROLL for (int i = 0; i < kQuad; ++i) value[j + i] = bit_cast<float>(quad.word[i]);
+    }
+  }
+  TGO_HD void store(float* to) const {
+    TGO_UNROLL for (int j = 0; j < count; j += kQuad) {
+      Row<float, kQuad> quad;
+      TGO_UNROLL for (int i = 0; i < kQuad; ++i) quad.word[i] = bit_cast<uint32_t>(value[j + i]);
+      quad.store(to + j);
+    }
+  }
+
+  TGO_HD void turn(float last) {
+    TGO_UNROLL for (int j = 1; j < count; ++j) value[j - 1] = value[j];
+    value[count - 1] = last;
+  }
+  TGO_HD void turn() { turn(value[0]); }
+};
+
+// The constants of a thread's neurons and the sums of their gradients. These are the same for all.
+template <int count, bool own>
+struct Constants {
+  const Neuron<>& n;
+
+  TGO_HD Constants(const Neuron<>& neuron, const Table&, int64_t) : n(neuron) {}
+  TGO_HD const Neuron<>& front() const { return n; }
+  TGO_HD void turn() {}
+  TGO_HD void add(float, float, float) {}
+};
+
+// Each neuron has its own: those of a table's columns.
+template <int count>
+struct Constants<count, true> {
+  const Shared& shared;
+  InTurn<count> rows[3], sums[3];
+
+  TGO_HD Constants(const Neuron<>& neuron, const Table& table, int64_t column) : shared(neuron) {
+    TGO_UNROLL for (int row = 0; row < 3; ++row) {
+      rows[row].load(table.values + row * table.columns + column);
+      sums[row].fill(0.f);
+    }
+  }
+  TGO_HD Neuron<> front() const { return with_own(shared, rows[0].value[0], rows[1].value[0], rows[2].value[0]); }
+  TGO_HD void turn() { TGO_UNROLL for (auto& row : rows) row.turn(); }
+  TGO_HD void add(float decay, float gain, float v_threshold) {
+    sums[0].turn(sums[0].value[0] + decay);
+    sums[1].turn(sums[1].value[0] + gain);
+    sums[2].turn(sums[2].value[0] + v_threshold);
+  }
+  TGO_HD void store_sums(const Table& table, int64_t column, float* g_table) const {
+    TGO_UNROLL for (int row = 0; row < 3; ++row) sums[row].store(g_table + row * table.columns + column);
+  }
+};
+
 // `count` neurons, neighbours in memory, walked through time in spans of four steps that are aligned to the noise.
 template <class S, int count, bool noisy, bool four>
 struct Group {
@@ -178,17 +252,9 @@ struct Group {
   using Values = Row<S, count>;
   static constexpr int kLanes = Values::kLanes, kWords = Values::kWords;
 
-  // Their states, in the same turn as their values.
-  struct States {
-    float value[count];
+  using States = InTurn<count>;
 
-    TGO_HD void turn(float last) {
-      TGO_UNROLL for (int j = 1; j < count; ++j) value[j - 1] = value[j];
-      value[count - 1] = last;
-    }
-  };
-
-  const Neuron& n;
+  const Neuron<>& n;
   const Place& place;
   const int64_t noise_step, m, at;
   const int phase;  // steps by which the first span begins before step 0
@@ -204,10 +270,10 @@ struct Group {
   TGO_HD int64_t spans() const { return (place.steps + phase + kSpan - 1) / kSpan; }
 
   // The potentials before and after the noise, and the state after a step.
-  TGO_HD void step(float* v, float x, float z, float* h, float* u) const {
-    *h = charge(*v, x, n);
-    *u = noisy ? disturb(*h, z, n) : *h;
-    *v = reset(*h, *u, n);
+  TGO_HD void step(const Neuron<>& own, float* v, float x, float z, float* h, float* u) const {
+    *h = charge(*v, x, own);
+    *u = noisy ? disturb(*h, z, own) : *h;
+    *v = reset(*h, *u, own);
   }
 
   TGO_HD void noise(int j, int64_t t, float z[kSpan]) const {
@@ -225,36 +291,25 @@ struct Group {
       if (begin <= i && i < end) rows[i].store(static_cast<S*>(to) + at + (t + i) * place.inner);
   }
 
-  // States in the order of memory, four at once.
-  static constexpr int kQuad = count < 4 ? count : 4;
+  // States in the order of memory.
   TGO_HD void load(const float* from, float otherwise, States* v) const {
-    TGO_UNROLL for (int j = 0; j < count; ++j) v->value[j] = otherwise;
-    if (from) TGO_UNROLL for (int j = 0; j < count; j += kQuad) {
-        Row<float, kQuad> quad;
-        quad.load(from + m + j);
-        TGO_UNROLL for (int i = 0; i < kQuad; ++i) v->value[j + i] = bit_cast<float>(quad.word[i]);
-      }
+    from ? v->load(from + m) : v->fill(otherwise);
   }
-  TGO_HD void store(float* to, const States& v) const {
-    TGO_UNROLL for (int j = 0; j < count; j += kQuad) {
-      Row<float, kQuad> quad;
-      TGO_UNROLL for (int i = 0; i < kQuad; ++i) quad.word[i] = bit_cast<uint32_t>(v.value[j + i]);
-      quad.store(to + m + j);
-    }
-  }
+  TGO_HD void store(float* to, const States& v) const { v.store(to + m); }
 
   // Which of the steps t .. t + 3 lie within begin .. end - 1.
   static TGO_HD int first(int64_t t, int64_t begin) { return !four && t < begin ? int(begin - t) : 0; }
   static TGO_HD int last(int64_t t, int64_t end) { return !four && end - t < kSpan ? int(end - t) : kSpan; }
 };
 
-template <class S, int count, bool noisy, bool four, Curve>
+template <class S, int count, bool noisy, bool four, bool own, Curve>
 struct ForwardBody {
   using Arguments = Forward;
   static constexpr int kCount = count, kBlocks = four ? 8 : 4;
+  static constexpr bool kOwn = own;
   using G = Group<S, count, noisy, four>;
 
-  static TGO_HD void run(const Forward& a, int64_t m, BlockTotals* totals) {
+  static TGO_HD void run(const Forward& a, int64_t m, Constants<count, own>* constants, BlockTotals* totals) {
     const bool saves = !four && a.checkpoints;
     const G g(a, m);
     typename G::States v, saved;
@@ -266,21 +321,23 @@ struct ForwardBody {
       g.load(a.x, t, begin, end, rows);
       TGO_AT_ONCE(2) for (int w = 0; w < G::kWords; ++w) {
         TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
+          const auto& n = constants->front();
           float z[kSpan], h, u, state = v.value[0], kept = state;
           g.noise(w * G::kLanes + lane, t, z);
           TGO_UNROLL for (int i = 0; i < kSpan; ++i)
             if (begin <= i && i < end) {
-              g.step(&state, rows[i].front(lane), z[i], &h, &u);
-              const bool fires = u >= g.n.v_threshold;
+              g.step(n, &state, rows[i].front(lane), z[i], &h, &u);
+              const bool fires = u >= n.v_threshold;
               rows[i].put_front(fires ? 1.f : 0.f, lane);
               fired += fires;
-              if (g.n.guard_margin > 0) {
-                const float distance = absolute(h - g.n.v_threshold);
-                totals->penalty += guard(distance, g.n);
-                neighbors += distance < g.n.guard_margin;
+              if (n.guard_margin > 0) {
+                const float distance = absolute(h - n.v_threshold);
+                totals->penalty += guard(distance, n);
+                neighbors += distance < n.guard_margin;
               }
               if (saves && (t + i + 1) % kCheckpointEvery == 0) kept = state;
             }
+          constants->turn();
           v.turn(state);
           if (saves) saved.turn(kept);
         }
@@ -301,15 +358,16 @@ struct ForwardBody {
 
 // four: T = 4 from rest, the noise begins with a Philox block, and no gradient enters or leaves by the state. It is the
 // usual call, and needs far fewer registers.
-template <class S, int count, bool noisy, bool four, Curve curve>
+template <class S, int count, bool noisy, bool four, bool own, Curve curve>
 struct BackwardBody {
   using Arguments = Backward;
   static constexpr int kCount = count, kBlocks = four ? 8 : 4;
   // Words at once. On Blackwell two do not fit into 64 registers, on Hopper two with an exponential do not.
-  static constexpr int kAtOnce = kArchitecture >= 1000 || has_exponential(curve) ? 1 : 2;
+  static constexpr int kAtOnce = kArchitecture >= 1000 || own || has_exponential(curve) ? 1 : 2;
+  static constexpr bool kOwn = own;
   using G = Group<S, count, noisy, four>;
 
-  static TGO_HD void run(const Backward& a, int64_t m, BlockTotals*) {
+  static TGO_HD void run(const Backward& a, int64_t m, Constants<count, own>* constants, BlockTotals*) {
     const G g(a, m);
     const float k = a.g_penalty ? float(double(*a.g_penalty) * a.share) : 0.f;
     typename G::States g_v;
@@ -318,27 +376,39 @@ struct BackwardBody {
       const int64_t t = span * kSpan - g.phase;
       const int begin = g.first(t, 0), end = g.last(t, g.place.steps);
       typename G::States v;
-      if (!four) recall(a, g, t + begin, &v);
+      if (!four) recall(a, g, t + begin, constants, &v);
       typename G::Values x[kSpan], g_s[kSpan] = {};
       g.load(a.x, t, begin, end, x);
       if (a.g_spikes) g.load(a.g_spikes, t, begin, end, g_s);
       TGO_AT_ONCE(kAtOnce) for (int w = 0; w < G::kWords; ++w) {
         TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
           const int j = w * G::kLanes + lane;
-          float z[kSpan], h[kSpan], u[kSpan];
+          const auto& n = constants->front();
+          float z[kSpan], h[kSpan], u[kSpan], before[kSpan], g_decay = 0, g_gain = 0, g_threshold = 0;
           float state = four ? g.n.v_rest : v.value[0], dv = four ? 0.f : g_v.value[0];
           g.noise(j, t, z);
           TGO_UNROLL for (int i = 0; i < kSpan; ++i)
-            if (begin <= i && i < end) g.step(&state, x[i].front(lane), z[i], &h[i], &u[i]);
+            if (begin <= i && i < end) {
+              if constexpr (own) before[i] = state;
+              g.step(n, &state, x[i].front(lane), z[i], &h[i], &u[i]);
+            }
           TGO_UNROLL for (int i = kSpan - 1; i >= 0; --i)
             if (begin <= i && i < end) {
-              const float d = (g.n.surrogate_at_h ? h[i] : u[i]) - g.n.v_threshold;
-              const float slope = surrogate<curve>(d, g.n.curve_height, g.n.curve_scale);
-              const float g_h =
-                  step_backward(h[i], u[i], slope, g_s[i].front(lane), dv, g.n) + guard_backward(h[i], k, g.n);
-              x[i].put_front(g.n.gain * g_h, lane);
-              dv = g.n.decay * g_h;
+              const float d = (n.surrogate_at_h ? h[i] : u[i]) - n.v_threshold;
+              const float slope = surrogate_of<curve>(a.curve, d, n.curve_height, n.curve_scale);
+              const StepGradient<float> of = step_backward(h[i], u[i], slope, g_s[i].front(lane), dv, n);
+              const float g_u = of.through_spike + of.past_reset;  // first, or else registers do not suffice
+              const float pull = guard_backward(h[i], k, n), g_h = g_u + pull;
+              if constexpr (own) {
+                g_decay += g_h * (before[i] - n.v_rest);
+                g_gain += g_h * x[i].front(lane);
+                g_threshold += threshold_backward(u[i], of, pull, dv, n);
+              }
+              x[i].put_front(n.gain * g_h, lane);
+              dv = n.decay * g_h;
             }
+          constants->add(g_decay, g_gain, g_threshold);
+          constants->turn();
           if (!four) {
             v.turn(0.f);
             g_v.turn(dv);
@@ -355,7 +425,8 @@ struct BackwardBody {
   }
 
   // The state before step t, from the last one that was saved.
-  static TGO_HD void recall(const Backward& a, const G& g, int64_t t, typename G::States* v) {
+  static TGO_HD void recall(const Backward& a, const G& g, int64_t t, Constants<count, own>* constants,
+                            typename G::States* v) {
     const int64_t origin = t / kCheckpointEvery * kCheckpointEvery;
     g.load(origin ? a.checkpoints + (origin / kCheckpointEvery - 1) * g.place.neurons : a.v_init, g.n.v_rest, v);
     for (int64_t at = (origin + g.phase) / kSpan * kSpan - g.phase; at < t; at += kSpan) {
@@ -367,7 +438,8 @@ struct BackwardBody {
           float z[kSpan], h, u, state = v->value[0];
           g.noise(w * G::kLanes + lane, at, z);
           TGO_UNROLL for (int i = 0; i < kSpan; ++i)
-            if (begin <= i && i < end) g.step(&state, x[i].front(lane), z[i], &h, &u);
+            if (begin <= i && i < end) g.step(constants->front(), &state, x[i].front(lane), z[i], &h, &u);
+          constants->turn();
           v->turn(state);
         }
         TGO_UNROLL for (int i = 0; i < kSpan; ++i) x[i].turn();
@@ -376,11 +448,25 @@ struct BackwardBody {
   }
 };
 
-// The groups of one thread of a grid.
+TGO_HD void store_sums(const Forward&, int64_t, const auto&) {}
+TGO_HD void store_sums(const Backward& a, int64_t column, const auto& constants) {
+  constants.store_sums(a.table, column, a.g_table);
+}
+
+// The groups of one thread of a grid: all that share a table's columns, in turn.
 template <class Body>
 TGO_HD BlockTotals thread_body(const typename Body::Arguments& a, int64_t thread, int64_t threads) {
   BlockTotals totals;
-  for (int64_t m = thread * Body::kCount; m < a.place.neurons; m += threads * Body::kCount) Body::run(a, m, &totals);
+  const int64_t columns = Body::kOwn ? a.table.columns : a.place.neurons;
+  for (int64_t column = thread * Body::kCount; column < columns; column += threads * Body::kCount) {
+    Constants<Body::kCount, Body::kOwn> constants(a.neuron, a.table, column);
+    if constexpr (Body::kOwn) {
+      for (int64_t m = column; m < a.place.neurons; m += columns) Body::run(a, m, &constants, &totals);
+      store_sums(a, column, constants);
+    } else {
+      Body::run(a, column, &constants, &totals);
+    }
+  }
   return totals;
 }
 

@@ -36,19 +36,20 @@ struct DeviceCall : Call {
   // `rest`: no state enters or leaves.
   Form form(bool rest, std::initializer_list<const void*> pointers) const {
     const bool in_order = layout.logical_order() || !options.noisy;
-    bool wide = layout.inner == layout.neurons && in_order &&
-                layout.neurons % (storage_of(x) == Storage::kFloat ? kWide<float> : kWide<Half>) == 0;
+    const int count = options.table ? kWideOwn : storage_of(x) == Storage::kFloat ? kWide<float> : kWide<Half>;
+    bool wide = layout.inner == layout.neurons && in_order && layout.neurons % count == 0 && options.columns % count == 0;
     for (const void* pointer : pointers) wide = wide && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
     const bool aligned = !options.noisy || options.noise_step % kSpan == 0;
-    return {storage_of(x), wide, options.noisy, layout.steps == kSpan && aligned && rest, options.curve};
+    const bool four = layout.steps == kSpan && aligned && rest;
+    return {storage_of(x), wide, options.noisy, four, options.table != nullptr, options.curve};
   }
 };
 
 template <class Device>
-ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, int64_t noise_step,
-                      int64_t checkpoint_every, Constants constants) {
+ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor table, OptionalTensor seed,
+                      int64_t noise_step, int64_t checkpoint_every, ConstantList constants) {
   Device device(any_x);
-  const DeviceCall call(any_x, v_init, seed, noise_step, checkpoint_every, constants);
+  const DeviceCall call(any_x, v_init, table, seed, noise_step, checkpoint_every, constants);
   const auto& [x, layout, options] = static_cast<const Call&>(call);
   Tensor spikes = empty_as(x), v = empty_state(x, layout);
   Tensor penalty = scalar(x, ScalarType::Float);
@@ -57,6 +58,7 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
   if (layout.neurons) {
     if (v_init) v_init = matched(*v_init, v);
     const Forward a{options.neuron,
+                    {options.table, options.columns},
                     place_of(layout),
                     noise_step,
                     options.seed,
@@ -66,7 +68,7 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
                     v.mutable_data_ptr<float>(),
                     call.saved() ? checkpoints.mutable_data_ptr<float>() : nullptr};
     Tensor partials = row(x, kMaxBlocks * int64_t(sizeof(BlockTotals) / sizeof(int64_t)), ScalarType::Long);
-    device.forward(call.form(!v_init, {a.x, a.v_init, a.spikes, a.v_final}), a,
+    device.forward(call.form(!v_init, {a.x, a.v_init, a.spikes, a.v_final, options.table}), a,
                    static_cast<BlockTotals*>(partials.mutable_data_ptr()),
                    Sums{penalty.mutable_data_ptr<float>(), neighbors.mutable_data_ptr<int64_t>(),
                         fired.mutable_data_ptr<int64_t>(), double(x.numel())});
@@ -77,16 +79,16 @@ ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, 
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensor seed, int64_t noise_step,
-                                   int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
-                                   OptionalTensor g_v_final, OptionalTensor g_penalty, bool need_g_v_init,
-                                   Constants constants) {
+BackwardResult lif_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensor table, OptionalTensor seed,
+                       int64_t noise_step, int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
+                       OptionalTensor g_v_final, OptionalTensor g_penalty, bool need_g_v_init, ConstantList constants) {
   Device device(any_x);
-  const DeviceCall call(any_x, v_init, seed, noise_step, checkpoint_every, constants);
+  const DeviceCall call(any_x, v_init, table, seed, noise_step, checkpoint_every, constants);
   const auto& [x, layout, options] = static_cast<const Call&>(call);
   call.check_backward(checkpoints, g_spikes);
   Tensor g_x = empty_as(x);
   Tensor g_v_init = need_g_v_init ? empty_state(x, layout) : row(x, 0);
+  Tensor g_table = table ? empty_as(*table) : row(x, 0);
   if (layout.neurons) {
     if (g_spikes) g_spikes = matched(*g_spikes, x);
     if (v_init || g_v_final) {
@@ -95,6 +97,7 @@ std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, Optional
       if (g_v_final) g_v_final = matched(*g_v_final, state);
     }
     const Backward a{options.neuron,
+                     {options.table, options.columns},
                      place_of(layout),
                      noise_step,
                      options.seed,
@@ -106,11 +109,16 @@ std::tuple<Tensor, Tensor> lif_bwd(Tensor any_x, OptionalTensor v_init, Optional
                      call.data(g_penalty),
                      g_x.mutable_data_ptr(),
                      need_g_v_init ? g_v_init.mutable_data_ptr<float>() : nullptr,
-                     1 / double(x.numel())};
+                     table ? g_table.mutable_data_ptr<float>() : nullptr,
+                     1 / double(x.numel()),
+                     options.curve};
     const bool rest = !v_init && !g_v_final && !need_g_v_init;
-    device.backward(call.form(rest, {a.x, a.g_spikes, a.v_init, a.checkpoints, a.g_v_final, a.g_x, a.g_v_init}), a);
+    device.backward(call.form(rest, {a.x, a.g_spikes, a.v_init, a.checkpoints, a.g_v_final, a.g_x, a.g_v_init,
+                                     options.table, a.g_table}),
+                    a);
   }
-  return {g_x, g_v_init};
+  if (table && !layout.neurons) torch::stable::zero_(g_table);
+  return {g_x, g_v_init, g_table};
 }
 
 }  // namespace tgo::cuda

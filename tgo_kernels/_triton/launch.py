@@ -11,9 +11,9 @@ import torch
 import triton
 from torch import Tensor
 
-from tgo_kernels._triton.layout import Layout, arrange, like
 from tgo_kernels._triton.lif import lif_bwd_kernel, lif_fwd_kernel
 from tgo_kernels._triton.math import MEMBRANE, NO_NOISE, THRESHOLD
+from tgo_kernels.layout import Layout, arrange, like
 
 # Contracted, a * b + c rounds once instead of twice, and a membrane at its threshold fires differently.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1, "num_warps": 4}
@@ -52,6 +52,7 @@ class _Launch:
     def __init__(
         self,
         layout: Layout,
+        table: Tensor | None,
         noise_step: int,
         noise_std: float,
         noise_in_membrane: bool,
@@ -59,23 +60,25 @@ class _Launch:
         *rows: Tensor | None,
     ):
         self.layout, self.itemsize = layout, x.element_size()
+        self.columns = layout.neurons if table is None else table.shape[1]
         self.noise_step = noise_step if noise_std > 0 else 0
         self.noise = (MEMBRANE if noise_in_membrane else THRESHOLD).value if noise_std > 0 else NO_NOISE.value
-        aligned = all(row is None or row.data_ptr() % ROW_BYTES == 0 for row in (x, *rows))
+        aligned = all(row is None or row.data_ptr() % ROW_BYTES == 0 for row in (x, table, *rows))
+        aligned = aligned and self.columns % 16 == 0
         self.alignment = self.layout.alignment(self.noise != NO_NOISE.value) if aligned else 1
         self.warp_size = 64 if torch.version.hip else 32
         self.shape = shape(self.alignment, self.itemsize, self.warp_size)
         if INTERPRETED:
-            block = triton.next_power_of_2(triton.cdiv(self.layout.neurons, self.shape["COUNT"]))
+            block = triton.next_power_of_2(triton.cdiv(self.columns, self.shape["COUNT"]))
             self.shape["BLOCK"] = min(INTERPRETED_BLOCK, max(2, block))
-        self.programs = triton.cdiv(self.layout.neurons, self.shape["COUNT"] * self.shape["BLOCK"])
+        self.programs = triton.cdiv(self.columns, self.shape["COUNT"] * self.shape["BLOCK"])
 
     def sizes(self) -> tuple[int, ...]:
-        """The arguments named by SIZES, N and inner in units of the alignment."""
+        """The arguments named by SIZES, N, D and inner in units of the alignment."""
         layout = self.layout
-        neurons, inner = layout.neurons // self.alignment, layout.inner // self.alignment
+        neurons, columns, inner = (n // self.alignment for n in (layout.neurons, self.columns, layout.inner))
         turns, lanes = loops(self.shape, self.itemsize)
-        return layout.steps, neurons, inner, turns, lanes, self.noise_step, *layout.sizes, *layout.strides
+        return layout.steps, neurons, columns, inner, turns, lanes, self.noise_step, *layout.sizes, *layout.strides
 
     def flags(self, backward: bool) -> dict[str, Any]:
         span_flags = spans(self.layout.steps, self.noise_step)
@@ -93,6 +96,7 @@ class _Launch:
 def lif_fwd(
     x: Tensor,
     v_init: Tensor | None,
+    table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
     checkpoint_every: int,
@@ -102,7 +106,7 @@ def lif_fwd(
     if checkpoint_every not in (0, 8):
         raise ValueError(f"checkpoint_every must be 0 or 8, got {checkpoint_every}")
     dense, layout = arrange(x)
-    launch = _Launch(layout, noise_step, noise_std, noise_in_membrane > 0, dense)
+    launch = _Launch(layout, table, noise_step, noise_std, noise_in_membrane > 0, dense)
     programs = launch.programs
     spikes, v_final = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
     rows = (layout.steps - 1) // checkpoint_every if checkpoint_every else 0
@@ -115,6 +119,7 @@ def lif_fwd(
             lif_fwd_kernel[(programs,)](
                 dense,
                 None if v_init is None else like(v_final, v_init),
+                table,
                 seed,
                 spikes,
                 v_final,
@@ -126,6 +131,7 @@ def lif_fwd(
                 noise_std,
                 guard_margin,
                 HAS_V_INIT=v_init is not None,
+                OWN=table is not None,
                 SOFT=soft > 0,
                 GUARD=guard,
                 SAVES=rows > 0,
@@ -145,6 +151,7 @@ def lif_fwd(
 def lif_bwd(
     x: Tensor,
     v_init: Tensor | None,
+    table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
     checkpoint_every: int,
@@ -154,7 +161,7 @@ def lif_bwd(
     g_penalty: Tensor | None,
     need_g_v_init: bool,
     constants: list[float],
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     *of_step, soft, noise_std, noise_in_membrane, guard_margin, curve, height, scale, at_h, detach_reset = constants
     if checkpoint_every != 8:
         raise ValueError(f"checkpoint_every must be 8, got {checkpoint_every}")
@@ -162,14 +169,16 @@ def lif_bwd(
     if checkpoints.numel() != (layout.steps - 1) // 8 * layout.neurons:
         raise ValueError(f"checkpoints must be those of the forward, got {checkpoints.numel()} states")
     g_spikes = None if g_spikes is None else like(dense, g_spikes)
-    launch = _Launch(layout, noise_step, noise_std, noise_in_membrane > 0, dense, g_spikes)
+    launch = _Launch(layout, table, noise_step, noise_std, noise_in_membrane > 0, dense, g_spikes)
     g_x, state = torch.empty_like(dense), torch.empty_like(dense[0], dtype=torch.float32)
-    g_v_init = state if need_g_v_init else x.new_empty(0, dtype=torch.float32)
+    none = x.new_empty(0, dtype=torch.float32)
+    g_v_init, g_table = state if need_g_v_init else none, torch.zeros_like(none if table is None else table)
     if launch.programs:
         with torch.cuda.device_of(x):
             lif_bwd_kernel[(launch.programs,)](
                 dense,
                 None if v_init is None else like(state, v_init),
+                table,
                 seed,
                 checkpoints,
                 g_spikes,
@@ -177,6 +186,7 @@ def lif_bwd(
                 g_penalty,
                 g_x,
                 g_v_init,
+                g_table,
                 *launch.sizes(),
                 *of_step,
                 noise_std,
@@ -185,6 +195,7 @@ def lif_bwd(
                 scale,
                 1 / x.numel(),
                 HAS_V_INIT=v_init is not None,
+                OWN=table is not None,
                 HAS_G_SPIKES=g_spikes is not None,
                 HAS_G_V_FINAL=g_v_final is not None,
                 HAS_G_V_INIT=need_g_v_init,
@@ -198,4 +209,4 @@ def lif_bwd(
     if dense is not x:
         g_x = like(torch.empty_like(x), g_x)
         g_v_init = like(g_x[0], g_v_init) if need_g_v_init else g_v_init
-    return g_x, g_v_init
+    return g_x, g_v_init, g_table

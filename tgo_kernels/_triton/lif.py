@@ -1,7 +1,8 @@
 """The LIF neuron in Triton: one forward and one backward kernel.
 
 A program walks its neurons through time in spans of four steps, those of one Philox block. Within a span a thread takes
-its neurons in turn, so that few registers hold the many neurons of 128 bits. All sizes are run-time arguments.
+its neurons in turn, so that few registers hold the many neurons of 128 bits. All sizes are run-time arguments. Where
+neurons have constants of their OWN (see tgo_kernels/table.py), it goes on to those that share its columns.
 """
 
 import triton
@@ -14,6 +15,7 @@ from tgo_kernels._triton.rows import (
     front,
     load_rows,
     load_states,
+    load_table,
     next_of,
     place_of,
     put_all,
@@ -21,8 +23,10 @@ from tgo_kernels._triton.rows import (
     states_of,
     store_rows,
     store_states,
+    store_table,
     turn,
     turn_rows,
+    turn_table,
     values_of,
     within,
     words_of,
@@ -31,6 +35,7 @@ from tgo_kernels._triton.rows import (
 SIZES = [
     "steps",
     "neurons",
+    "columns",
     "inner",
     "turns",
     "lanes",
@@ -79,6 +84,16 @@ def noise_of(v, seed_ptr, counter, block, NOISE: tl.constexpr, PERMUTED: tl.cons
 
 
 @triton.jit
+def neuron_of(constants, table, OWN: tl.constexpr):
+    """The constants of a thread's neuron: those of all, or its own at the front of the table."""
+    if OWN:
+        decay, gain, v_threshold = table[0][0], table[1][0], table[2][0]
+        return (decay, gain, (1 - decay) * constants[4], v_threshold, constants[4], constants[5])
+    else:
+        return constants
+
+
+@triton.jit
 def four_steps(
     v,
     words,
@@ -91,23 +106,26 @@ def four_steps(
     NOISE: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """Steps ``t`` to ``t + 3`` of one neuron: its state after them, and of each its spike and both membranes."""
-    s, h, u = (), (), ()
+    """Steps ``t`` to ``t + 3`` of one neuron: its state after them, and of each its spike, both membranes, and the
+    state before it."""
+    s, h, u, before = (), (), (), ()
     x = values_of(words, DTYPE)
     for i in tl.static_range(SPAN):
+        before = before + (v,)
         after, s_i, h_i, u_i = one_step(v, x[i], xi[i], neuron, SOFT, NOISE)
         if not WHOLE:
             after = tl.where(within(t + i, steps), after, v)
             s_i = s_i & within(t + i, steps)
         v = after
         s, h, u = s + (s_i,), h + (h_i,), u + (u_i,)
-    return v, s, h, u
+    return v, s, h, u, before
 
 
 @triton.jit(do_not_specialize=SIZES)
 def lif_fwd_kernel(
     x_ptr,
     v_init_ptr,
+    table_ptr,
     seed_ptr,
     spikes_ptr,
     v_final_ptr,
@@ -116,6 +134,7 @@ def lif_fwd_kernel(
     counts_ptr,
     steps,
     neurons,
+    columns,
     inner,
     turns,
     lanes,
@@ -138,6 +157,7 @@ def lif_fwd_kernel(
     TIME_OUTERMOST: tl.constexpr,
     PERMUTED: tl.constexpr,
     HAS_V_INIT: tl.constexpr,
+    OWN: tl.constexpr,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
     GUARD: tl.constexpr,
@@ -151,66 +171,81 @@ def lif_fwd_kernel(
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     ONE_A_WORD: tl.constexpr = COUNT <= WORDS
     program = tl.program_id(0).to(tl.int64)
-    place = place_of(program, steps, neurons, inner, ALIGNMENT, TIME_OUTERMOST, COUNT, BLOCK)
-    states = states_of(program, neurons, ALIGNMENT, COUNT, BLOCK)
+    columns_of = states_of(program, 0, columns, ALIGNMENT, COUNT, BLOCK)
+    table = load_table(table_ptr, columns, columns_of, ALIGNMENT, COUNT) if OWN else ()
     sizes, strides = (size1, size2, size3), (stride0, stride1, stride2, stride3)
-    first = counter_of(program * (BLOCK * COUNT), sizes, strides, PERMUTED, COUNT, BLOCK)
-    neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
+    constants = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
     x_ptr = words_of(x_ptr, ALIGNMENT > 1)
     spikes_ptr = words_of(spikes_ptr, ALIGNMENT > 1)
     noise_step = noise_step.to(tl.int64)
     phase = 0 if WHOLE or NOISE == NO_NOISE else (noise_step % SPAN).to(tl.int32)
-    v = load_states(v_init_ptr, states, COUNT) if HAS_V_INIT else splat(v_rest, COUNT, BLOCK)
 
     # Each term is a multiple of one fp32 ulp, so that a sum of 2^28 of them in fp64 is exact, whatever its order.
-    penalty = tl.zeros((BLOCK,), tl.float64)
-    near, fired = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32)
-    for span in range(1 if ONCE else (phase + steps + SPAN - 1) // SPAN):
-        t = span * SPAN - phase
-        if SAVES:
-            saved = (span - (phase > 0)) // 2
-            if (saved > 0) & ((span - (phase > 0)) % 2 == 0):
-                row = (saved - 1).to(tl.int64) * neurons * ALIGNMENT
-                store_states(checkpoints_ptr + row, v, states, COUNT)
-        rows = load_rows(x_ptr, t, steps, place, WHOLE)
-        counter = first
-        nears, fires = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)  # a float is counted at once
-        for _ in range(turns):
-            for _ in tl.static_range(AT_ONCE):
-                words = front(rows)
-                for _ in range(1 if ONE_A_WORD else lanes):
-                    xi, counter = noise_of(v[0], seed_ptr, counter, noise_step // SPAN + span, NOISE, PERMUTED, ONCE)
-                    after, s, h, _ = four_steps(v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE)
-                    v = turn(v, after)
-                    spikes = ()
-                    for i in tl.static_range(SPAN):
-                        spikes = spikes + (tl.where(s[i], 1.0, 0.0),)
-                        fires += spikes[i]
-                        if GUARD:
-                            distance = tl.abs(h[i] - v_threshold)
-                            if not WHOLE:
-                                distance = tl.where(within(t + i, steps), distance, float("inf"))
-                            nears += tl.where(distance < guard_margin, 1.0, 0.0)
-                            depth = tl.maximum(guard_margin - distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
-                            penalty += depth.to(tl.float64)
-                    words = put_all(words, spikes, DTYPE)
-                rows = turn_rows(rows, words)
-        near += nears.to(tl.int32)
-        fired += fires.to(tl.int32)
-        store_rows(spikes_ptr, rows, t, steps, place, WHOLE)
+    all_penalty = tl.zeros((BLOCK,), tl.float64)
+    all_near, all_fired = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32)
+    for again in range((neurons + columns - 1) // columns if OWN else 1):
+        before = again * columns.to(tl.int64) if OWN else 0
+        until = tl.minimum(neurons, before + columns) if OWN else neurons
+        place = place_of(program, before, until, steps, inner, ALIGNMENT, TIME_OUTERMOST, COUNT, BLOCK)
+        states = states_of(program, before, until, ALIGNMENT, COUNT, BLOCK)
+        first = counter_of(states[0], sizes, strides, PERMUTED, COUNT, BLOCK)
+        v = load_states(v_init_ptr, states, COUNT) if HAS_V_INIT else splat(v_rest, COUNT, BLOCK)
+        penalty = tl.zeros((BLOCK,), tl.float64)
+        near, fired = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32)
+        for span in range(1 if ONCE else (phase + steps + SPAN - 1) // SPAN):
+            t = span * SPAN - phase
+            if SAVES:
+                saved = (span - (phase > 0)) // 2
+                if (saved > 0) & ((span - (phase > 0)) % 2 == 0):
+                    row = (saved - 1).to(tl.int64) * neurons * ALIGNMENT
+                    store_states(checkpoints_ptr + row, v, states, COUNT)
+            rows = load_rows(x_ptr, t, steps, place, WHOLE)
+            counter = first
+            nears, fires = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)  # a float is counted at once
+            for _ in range(turns):
+                for _ in tl.static_range(AT_ONCE):
+                    words = front(rows)
+                    for _ in range(1 if ONE_A_WORD else lanes):
+                        xi, counter = noise_of(
+                            v[0], seed_ptr, counter, noise_step // SPAN + span, NOISE, PERMUTED, ONCE
+                        )
+                        neuron = neuron_of(constants, table, OWN)
+                        after, s, h, _, _ = four_steps(v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE)
+                        v = turn(v, after)
+                        if OWN:
+                            table = turn_table(table, (table[0][0], table[1][0], table[2][0]))
+                        spikes = ()
+                        for i in tl.static_range(SPAN):
+                            spikes = spikes + (tl.where(s[i], 1.0, 0.0),)
+                            fires += spikes[i]
+                            if GUARD:
+                                distance = tl.abs(h[i] - neuron[3])
+                                if not WHOLE:
+                                    distance = tl.where(within(t + i, steps), distance, float("inf"))
+                                nears += tl.where(distance < guard_margin, 1.0, 0.0)
+                                depth = tl.maximum(guard_margin - distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
+                                penalty += depth.to(tl.float64)
+                        words = put_all(words, spikes, DTYPE)
+                    rows = turn_rows(rows, words)
+            near += nears.to(tl.int32)
+            fired += fires.to(tl.int32)
+            store_rows(spikes_ptr, rows, t, steps, place, WHOLE)
+        store_states(v_final_ptr, v, states, COUNT)
+        exists = tl.arange(0, BLOCK) * COUNT < states[2]
+        all_fired += tl.where(exists, fired, 0)
+        all_near += tl.where(exists, near, 0)
+        all_penalty += tl.where(exists, penalty, 0.0)
 
-    store_states(v_final_ptr, v, states, COUNT)
-    exists = tl.arange(0, BLOCK) * COUNT < states[2]
-    if ONCE:  # four steps: both sums fit into one word
-        counts = tl.sum(tl.where(exists, fired + (near << 16), 0))
-        all_fired, all_near = counts & 0xFFFF, counts >> 16
+    if ONCE and not OWN:  # four steps: both sums fit into one word
+        counts = tl.sum(all_fired + (all_near << 16))
+        sum_fired, sum_near = counts & 0xFFFF, counts >> 16
     else:
-        all_fired = tl.sum(tl.where(exists, fired, 0).to(tl.int64))
-        all_near = tl.sum(tl.where(exists, near, 0).to(tl.int64)) if GUARD else all_fired
-    tl.store(counts_ptr + program, all_fired)
+        sum_fired = tl.sum(all_fired.to(tl.int64))
+        sum_near = tl.sum(all_near.to(tl.int64)) if GUARD else sum_fired
+    tl.store(counts_ptr + program, sum_fired)
     if GUARD:
-        tl.store(counts_ptr + tl.num_programs(0) + program, all_near)
-        tl.store(penalty_ptr + program, tl.sum(tl.where(exists, penalty, 0.0)))
+        tl.store(counts_ptr + tl.num_programs(0) + program, sum_near)
+        tl.store(penalty_ptr + program, tl.sum(all_penalty))
 
 
 @triton.jit
@@ -218,11 +253,16 @@ def four_steps_back(
     g_v,
     h,
     u,
+    before,
+    x,
     g_s,
     t,
     steps,
-    constants,
+    neuron,
     curve,
+    guard_margin,
+    k,
+    OWN: tl.constexpr,
     HAS_G_SPIKES: tl.constexpr,
     SOFT: tl.constexpr,
     NOISE: tl.constexpr,
@@ -232,29 +272,42 @@ def four_steps_back(
     DETACH_RESET: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """The reverse of :func:`four_steps`: dL/dv before them, and g_x of each."""
-    decay, gain, v_threshold, v_rest, guard_margin, k = constants
+    """The reverse of :func:`four_steps`: dL/dv before them, g_x of each, and of its OWN decay, gain and threshold."""
+    decay, gain, _, v_threshold, v_rest, _ = neuron
     g_x = ()
+    g_decay, g_gain, g_threshold = tl.zeros_like(g_v), tl.zeros_like(g_v), tl.zeros_like(g_v)
     for i in tl.static_range(SPAN - 1, -1, -1):
-        g_h, ds = one_step_back(g_v, h[i], u[i], v_threshold, v_rest, SOFT, NOISE, DETACH_RESET)
+        past, ds = one_step_back(g_v, h[i], u[i], v_threshold, v_rest, SOFT, NOISE, DETACH_RESET)
+        g_h = past
+        to_threshold = tl.where(u[i] >= v_threshold, -g_v, 0.0) if SOFT else tl.zeros_like(g_v)
         if HAS_G_SPIKES:
             ds = g_s[i] + ds
         if HAS_G_SPIKES or not DETACH_RESET:
             z = surrogate((h[i] if SURROGATE_AT_H else u[i]) - v_threshold, curve[0], curve[1], CURVE)
-            g_h += tl.where(ds == 0, ds, ds * z)  # z of a NaN membrane is NaN
+            through = tl.where(ds == 0, ds, ds * z)  # z of a NaN membrane is NaN
+            g_h += through
+            to_threshold -= through
         if GUARD:
             distance = h[i] - v_threshold
             pull = tl.where(distance > 0, k, tl.where(distance < 0, -k, 0.0))
-            g_h -= tl.where(tl.abs(distance) < guard_margin, pull, 0.0)
+            pull = tl.where(tl.abs(distance) < guard_margin, pull, 0.0)
+            g_h -= pull
+            to_threshold += pull
         g_x = (gain * g_h,) + g_x
-        g_v = decay * g_h if WHOLE else tl.where(within(t + i, steps), decay * g_h, g_v)
-    return g_v, g_x
+        exists = True if WHOLE else within(t + i, steps)
+        if OWN:
+            g_decay += tl.where(exists, g_h * (before[i] - v_rest), 0.0)
+            g_gain += tl.where(exists, g_h * x[i], 0.0)
+            g_threshold += tl.where(exists, to_threshold, 0.0)
+        g_v = decay * g_h if WHOLE else tl.where(exists, decay * g_h, g_v)
+    return g_v, g_x, (g_decay, g_gain, g_threshold)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def lif_bwd_kernel(
     x_ptr,
     v_init_ptr,
+    table_ptr,
     seed_ptr,
     checkpoints_ptr,
     g_spikes_ptr,
@@ -262,8 +315,10 @@ def lif_bwd_kernel(
     g_penalty_ptr,
     g_x_ptr,
     g_v_init_ptr,
+    g_table_ptr,
     steps,
     neurons,
+    columns,
     inner,
     turns,
     lanes,
@@ -289,6 +344,7 @@ def lif_bwd_kernel(
     TIME_OUTERMOST: tl.constexpr,
     PERMUTED: tl.constexpr,
     HAS_V_INIT: tl.constexpr,
+    OWN: tl.constexpr,
     HAS_G_SPIKES: tl.constexpr,
     HAS_G_V_FINAL: tl.constexpr,
     HAS_G_V_INIT: tl.constexpr,
@@ -307,67 +363,93 @@ def lif_bwd_kernel(
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     ONE_A_WORD: tl.constexpr = COUNT <= WORDS
     program = tl.program_id(0).to(tl.int64)
-    place = place_of(program, steps, neurons, inner, ALIGNMENT, TIME_OUTERMOST, COUNT, BLOCK)
-    states = states_of(program, neurons, ALIGNMENT, COUNT, BLOCK)
+    columns_of = states_of(program, 0, columns, ALIGNMENT, COUNT, BLOCK)
+    table = load_table(table_ptr, columns, columns_of, ALIGNMENT, COUNT) if OWN else ()
+    none = splat(0.0, COUNT, BLOCK)
+    sums = (none, none, none) if OWN else ()
     sizes, strides = (size1, size2, size3), (stride0, stride1, stride2, stride3)
-    first = counter_of(program * (BLOCK * COUNT), sizes, strides, PERMUTED, COUNT, BLOCK)
-    neuron = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
+    constants = (decay, gain, leak_bias, v_threshold, v_rest, noise_std)
     x_ptr = words_of(x_ptr, ALIGNMENT > 1)
     g_x_ptr = words_of(g_x_ptr, ALIGNMENT > 1)
     noise_step = noise_step.to(tl.int64)
     phase = 0 if WHOLE or NOISE == NO_NOISE else (noise_step % SPAN).to(tl.int32)
-    constants = (decay, gain, v_threshold, v_rest, guard_margin, tl.load(g_penalty_ptr) * share if GUARD else 0.0)
+    k = tl.load(g_penalty_ptr) * share if GUARD else 0.0
     curve = (curve_height, curve_scale)
     KEEPS_G_V: tl.constexpr = HAS_G_V_INIT or not ONCE
-    g_v = load_states(g_v_final_ptr, states, COUNT) if HAS_G_V_FINAL else splat(0.0, COUNT if KEEPS_G_V else 1, BLOCK)
+    for again in range((neurons + columns - 1) // columns if OWN else 1):
+        before = again * columns.to(tl.int64) if OWN else 0
+        until = tl.minimum(neurons, before + columns) if OWN else neurons
+        place = place_of(program, before, until, steps, inner, ALIGNMENT, TIME_OUTERMOST, COUNT, BLOCK)
+        states = states_of(program, before, until, ALIGNMENT, COUNT, BLOCK)
+        first = counter_of(states[0], sizes, strides, PERMUTED, COUNT, BLOCK)
+        g_v = (
+            load_states(g_v_final_ptr, states, COUNT) if HAS_G_V_FINAL else splat(0.0, COUNT if KEEPS_G_V else 1, BLOCK)
+        )
 
-    # From the last span to the first: forward through it from the state saved before, and back.
-    spans = 1 if ONCE else (phase + steps + SPAN - 1) // SPAN
-    for back in range(spans):
-        span = spans - 1 - back
-        v = load_states(v_init_ptr, states, COUNT) if HAS_V_INIT else splat(v_rest, 1 if ONCE else COUNT, BLOCK)
-        if not ONCE:
-            saved = tl.maximum(span - (phase > 0), 0) // 2
-            if saved > 0:
-                row = (saved - 1).to(tl.int64) * neurons * ALIGNMENT
-                v = load_states(checkpoints_ptr + row, states, COUNT)
-            for past in range(tl.where(saved > 0, 2 * saved + (phase > 0), 0), span):
-                t = past * SPAN - phase
-                rows = load_rows(x_ptr, t, steps, place, WHOLE)
-                counter = first
-                for _ in range(turns):
-                    for _ in tl.static_range(AT_ONCE):
-                        words = front(rows)
-                        for _ in range(1 if ONE_A_WORD else lanes):
-                            xi, counter = noise_of(
-                                v[0], seed_ptr, counter, noise_step // SPAN + past, NOISE, PERMUTED, ONCE
+        # From the last span to the first: forward through it from the state saved before, and back.
+        spans = 1 if ONCE else (phase + steps + SPAN - 1) // SPAN
+        for back in range(spans):
+            span = spans - 1 - back
+            v = load_states(v_init_ptr, states, COUNT) if HAS_V_INIT else splat(v_rest, 1 if ONCE else COUNT, BLOCK)
+            if not ONCE:
+                saved = tl.maximum(span - (phase > 0), 0) // 2
+                if saved > 0:
+                    row = (saved - 1).to(tl.int64) * neurons * ALIGNMENT
+                    v = load_states(checkpoints_ptr + row, states, COUNT)
+                for past in range(tl.where(saved > 0, 2 * saved + (phase > 0), 0), span):
+                    t = past * SPAN - phase
+                    rows = load_rows(x_ptr, t, steps, place, WHOLE)
+                    counter = first
+                    for _ in range(turns):
+                        for _ in tl.static_range(AT_ONCE):
+                            words = front(rows)
+                            for _ in range(1 if ONE_A_WORD else lanes):
+                                xi, counter = noise_of(
+                                    v[0], seed_ptr, counter, noise_step // SPAN + past, NOISE, PERMUTED, ONCE
+                                )
+                                neuron = neuron_of(constants, table, OWN)
+                                after, _, _, _, _ = four_steps(
+                                    v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE
+                                )
+                                v = turn(v, after)
+                                if OWN:
+                                    table = turn_table(table, (table[0][0], table[1][0], table[2][0]))
+                                words = next_of(words, DTYPE)
+                            rows = turn_rows(rows, words)
+
+            t = span * SPAN - phase
+            rows = load_rows(x_ptr, t, steps, place, WHOLE)
+            g_rows = load_rows(words_of(g_spikes_ptr, ALIGNMENT > 1), t, steps, place, WHOLE) if HAS_G_SPIKES else rows
+            counter = first
+            for _ in range(turns):
+                for _ in tl.static_range(AT_ONCE):
+                    words = front(rows)
+                    g_words = front(g_rows)
+                    for _ in range(1 if ONE_A_WORD else lanes):
+                        xi, counter = noise_of(
+                            v[0], seed_ptr, counter, noise_step // SPAN + span, NOISE, PERMUTED, ONCE
+                        )
+                        neuron = neuron_of(constants, table, OWN)
+                        _, _, h, u, states_before = four_steps(
+                            v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE
+                        )
+                        v = turn(v, v[0])
+                        x, g_s = values_of(words, DTYPE), values_of(g_words, DTYPE)
+                        g_before, g_x, g_own = four_steps_back(
+                            g_v[0], h, u, states_before, x, g_s, t, steps, neuron, curve, guard_margin, k,
+                            OWN, HAS_G_SPIKES, SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, WHOLE,
+                        )  # fmt: skip
+                        if OWN:
+                            table = turn_table(table, (table[0][0], table[1][0], table[2][0]))
+                            sums = turn_table(
+                                sums, (sums[0][0] + g_own[0], sums[1][0] + g_own[1], sums[2][0] + g_own[2])
                             )
-                            after, _, _, _ = four_steps(v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE)
-                            v = turn(v, after)
-                            words = next_of(words, DTYPE)
-                        rows = turn_rows(rows, words)
-
-        t = span * SPAN - phase
-        rows = load_rows(x_ptr, t, steps, place, WHOLE)
-        g_rows = load_rows(words_of(g_spikes_ptr, ALIGNMENT > 1), t, steps, place, WHOLE) if HAS_G_SPIKES else rows
-        counter = first
-        for _ in range(turns):
-            for _ in tl.static_range(AT_ONCE):
-                words = front(rows)
-                g_words = front(g_rows)
-                for _ in range(1 if ONE_A_WORD else lanes):
-                    xi, counter = noise_of(v[0], seed_ptr, counter, noise_step // SPAN + span, NOISE, PERMUTED, ONCE)
-                    _, _, h, u = four_steps(v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE)
-                    v = turn(v, v[0])
-                    g_s = values_of(g_words, DTYPE)
-                    before, g_x = four_steps_back(
-                        g_v[0], h, u, g_s, t, steps, constants, curve,
-                        HAS_G_SPIKES, SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, WHOLE,
-                    )  # fmt: skip
-                    g_v = turn(g_v, before if KEEPS_G_V else g_v[0])
-                    words, g_words = put_all(words, g_x, DTYPE), next_of(g_words, DTYPE)
-                rows = turn_rows(rows, words)
-                g_rows = turn_rows(g_rows, g_words)
-        store_rows(g_x_ptr, rows, t, steps, place, WHOLE)
-    if HAS_G_V_INIT:
-        store_states(g_v_init_ptr, g_v, states, COUNT)
+                        g_v = turn(g_v, g_before if KEEPS_G_V else g_v[0])
+                        words, g_words = put_all(words, g_x, DTYPE), next_of(g_words, DTYPE)
+                    rows = turn_rows(rows, words)
+                    g_rows = turn_rows(g_rows, g_words)
+            store_rows(g_x_ptr, rows, t, steps, place, WHOLE)
+        if HAS_G_V_INIT:
+            store_states(g_v_init_ptr, g_v, states, COUNT)
+    if OWN:
+        store_table(g_table_ptr, sums, columns, columns_of, ALIGNMENT, COUNT)

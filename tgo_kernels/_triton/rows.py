@@ -25,8 +25,9 @@ def words_of(ptr, ALIGNED: tl.constexpr):
 @triton.jit
 def place_of(
     program,
+    before,
+    until,
     steps,
-    neurons,
     inner,
     ALIGNMENT: tl.constexpr,
     TIME_OUTERMOST: tl.constexpr,
@@ -35,14 +36,15 @@ def place_of(
 ):
     """The rows of a program, in words: where they begin, each word's place in one, which exist, how far apart they are.
 
-    N and inner come in units of ALIGNMENT, so that the compiler sees their multiples. A thread has COUNT neurons.
+    It begins its share of so many neurons `before`, and none are `until`. They and inner come in units of ALIGNMENT, so
+    that the compiler sees their multiples. A thread has COUNT neurons.
     """
     ALIGNED: tl.constexpr = ALIGNMENT > 1
     EACH: tl.constexpr = WORDS if ALIGNED else 1
     UNIT: tl.constexpr = ALIGNMENT * EACH // COUNT
-    start = program * (BLOCK * EACH)
+    start = program * (BLOCK * EACH) + before * UNIT
     inner = inner.to(tl.int64) * UNIT
-    limit = tl.minimum(neurons.to(tl.int64) * UNIT - start, BLOCK * EACH).to(tl.int32)
+    limit = tl.minimum(until.to(tl.int64) * UNIT - start, BLOCK * EACH).to(tl.int32)
     first = tl.arange(0, BLOCK) * EACH
     word = first[:, None] + tl.arange(0, EACH)[None, :] if ALIGNED else first
     if TIME_OUTERMOST:
@@ -102,10 +104,10 @@ def store_rows(ptr, rows, t, steps, place, WHOLE: tl.constexpr):
 
 
 @triton.jit
-def states_of(program, neurons, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+def states_of(program, before, until, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr):
     """Where a program's states begin in the order of memory, a thread's first four (or one), and how many there are."""
-    start = program * (BLOCK * COUNT)
-    limit = tl.minimum(neurons.to(tl.int64) * ALIGNMENT - start, BLOCK * COUNT).to(tl.int32)
+    start = program * (BLOCK * COUNT) + before * ALIGNMENT
+    limit = tl.minimum(until.to(tl.int64) * ALIGNMENT - start, BLOCK * COUNT).to(tl.int32)
     first = tl.arange(0, BLOCK) * COUNT
     return start, first[:, None] + tl.arange(0, 4)[None, :] if ALIGNMENT > 1 else first, limit
 
@@ -125,6 +127,30 @@ def store_states(ptr, v, states, COUNT: tl.constexpr):
     tl.store(ptr + start + at, together(v[:4]), mask=at < limit)
     if COUNT == 8:
         tl.store(ptr + start + 4 + at, together(v[4:]), mask=at + 4 < limit)
+
+
+@triton.jit
+def load_table(ptr, columns, states, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr):
+    """The three rows of a table."""
+    row = columns.to(tl.int64) * ALIGNMENT
+    return (
+        load_states(ptr, states, COUNT),
+        load_states(ptr + row, states, COUNT),
+        load_states(ptr + 2 * row, states, COUNT),
+    )
+
+
+@triton.jit
+def store_table(ptr, table, columns, states, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr):
+    row = columns.to(tl.int64) * ALIGNMENT
+    store_states(ptr, table[0], states, COUNT)
+    store_states(ptr + row, table[1], states, COUNT)
+    store_states(ptr + 2 * row, table[2], states, COUNT)
+
+
+@triton.jit
+def turn_table(table, last):
+    return turn(table[0], last[0]), turn(table[1], last[1]), turn(table[2], last[2])
 
 
 @triton.jit

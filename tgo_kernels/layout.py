@@ -36,6 +36,17 @@ class Layout(NamedTuple):
         return 1 if any(size % 16 for size in sizes) else 16
 
 
+def outermost_first(x: Tensor) -> list[int]:
+    """The dimensions of x in the order of memory."""
+    dims: list[int] = []
+    for d in range(x.dim()):  # sorted() takes no symbolic strides, which a compiler has
+        place = len(dims)
+        while place > 0 and x.stride(dims[place - 1]) < x.stride(d):
+            place -= 1
+        dims.insert(place, d)
+    return dims
+
+
 def layout_of(x: Tensor) -> Layout | None:
     """None where x is not dense (holes, overlaps) or has more than DIMS neuron dimensions in another order."""
     steps, neurons = x.shape[0], x.numel() // x.shape[0]
@@ -43,7 +54,9 @@ def layout_of(x: Tensor) -> Layout | None:
         return Layout(steps, 0, 0, (1, 1, 1), (0, 0, 0, 1))
     expected = x.numel()
     dims: list[tuple[int, int]] = []
-    for d in sorted((d for d in range(x.dim()) if x.shape[d] > 1), key=x.stride, reverse=True):
+    for d in outermost_first(x):
+        if x.shape[d] == 1:
+            continue
         expected //= x.shape[d]
         if x.stride(d) != expected:
             return None

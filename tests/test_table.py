@@ -1,0 +1,88 @@
+"""Constants of their own: the table that the engines read, and the gradients that they learn by."""
+
+import pytest
+import torch
+from cases import Case, assert_agrees, dyadic, lay
+from spikingjelly.activation_based import neuron, surrogate
+
+import tgo_kernels as tgo
+from tgo_kernels import table
+
+EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "noise_step": 0, "guard_margin": 0.5}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "batch_first", "reversed"])
+@pytest.mark.parametrize("shape", [(), (6, 1, 1), (6, 4, 1), (64, 1, 4, 1), (64, 6, 4, 5)])
+def test_columns_repeat_in_the_order_of_memory(layout, shape):
+    """A value can be found again: neuron m has column m % D."""
+    x = lay(torch.zeros(2, 64, 6, 4, 5), layout)
+    own = torch.arange(float(torch.Size(shape).numel())).reshape(shape)
+    found, dense = table.table_of((own, own + 0.25, own + 0.5), x)
+    assert dense is x
+    columns = found.shape[1]
+    expected = torch.empty_like(x[0]).copy_(own.expand(x.shape[1:]))
+    in_memory = expected.as_strided((expected.numel(),), (1,)) if layout != "batch_first" else expected.flatten()
+    repeated = found.repeat(1, -(-in_memory.numel() // columns))[:, : in_memory.numel()]
+    for row, offset in zip(repeated, (0.0, 0.25, 0.5), strict=True):
+        assert torch.equal(row, in_memory + offset)
+
+
+def test_a_table_is_small_beside_its_neurons():
+    x = torch.zeros(1, 128, 64, 32, 32)
+    for shape in ((), (64, 1, 1), (32,)):
+        assert table.table_of((torch.ones(shape),) * 3, x)[0].shape == (3, table.COLUMNS["cpu"])
+    assert table.table_of((torch.ones(64, 1, 1),) * 3, x[:, :, :, :31, :31].contiguous())[0].shape[1] % 16 == 0
+    assert table.table_of((torch.ones(()),) * 3, x[:, 0, 0])[0].shape == (3, 32 * 32)
+
+
+def test_a_sum_does_not_depend_on_its_order():
+    x = torch.randn(300_000) * torch.logspace(-20, 4, 300_000)
+    forth, back = (table.exact_sum(given, ()) for given in (x, x[torch.randperm(300_000)]))
+    assert torch.equal(forth, back) and torch.equal(forth, x.double().sum().float())
+    rows = torch.randn(70, 3, 5)
+    torch.testing.assert_close(table.exact_sum(rows, (3, 1)), rows.sum((0, 2))[:, None])
+    assert table.exact_sum(torch.zeros(4), ()) == 0 and table.exact_sum(torch.tensor([1.0, torch.nan]), ()).isnan()
+    assert not table.exact_sum(torch.tensor([1.0, torch.inf]), ()).isfinite()
+
+
+@pytest.mark.parametrize("extras", [{**EVERYTHING, "noise_std": 0.0, "guard_margin": 0.0}, EVERYTHING])
+@pytest.mark.parametrize("v_reset", [0.1, None])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_many_blocks(layout, v_reset, extras):
+    """Hundreds of blocks of the CPU engine, which go over their columns several times; T past two checkpoints."""
+    x, grad = (lay(torch.randn(17, 48, 16, 20, 16), layout) for _ in range(2))
+    own = {"decay": torch.rand(16, 1, 1), "gain": torch.tensor(0.8), "v_threshold": 0.5 + torch.rand(16, 20, 16)}
+    case = Case(x, None, {**own, **extras, "v_reset": v_reset}, grad, torch.randn(48, 16, 20, 16), 1e6)
+    assert_agrees(case, "native")
+
+
+def test_many_blocks_as_spikingjellys_parametric_node():
+    x, grad = dyadic(4, 64, 16, 32, 32), torch.rand(4, 64, 16, 32, 32)
+    theirs = neuron.ParametricLIFNode(2.0, surrogate_function=surrogate.ATan(), step_mode="m")
+    ours = tgo.LIF(2.0, learn_decay=True)
+    spikes = [node(x) for node in (theirs, ours)]
+    assert torch.equal(*spikes) and 0 < spikes[0].mean() < 1
+    for each in spikes:
+        each.backward(grad)
+    torch.testing.assert_close(ours.w.grad, theirs.w.grad, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(), (24, 1, 1), (24, 11, 13)])
+def test_the_same_bits_on_every_run_and_thread_count(shape):
+    x, grad = torch.randn(2, 9, 64, 24, 11, 13)
+    found = []
+    for threads in (2, 1, 2):
+        torch.set_num_threads(threads)
+        own = [(0.5 + torch.zeros(shape)).requires_grad_() for _ in range(3)]
+        out = tgo.lif(x, decay=own[0], gain=own[1], v_threshold=own[2], impl="native")
+        found.append(torch.autograd.grad(out.spikes, own, grad))
+    torch.set_num_threads(2)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_a_gradient_of_its_own_has_no_derivative():
+    decay = torch.tensor(0.5, requires_grad=True)
+    (g,) = torch.autograd.grad(tgo.lif(torch.randn(4, 30), decay=decay).spikes.sum(), decay, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        g.backward()
