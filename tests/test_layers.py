@@ -184,3 +184,56 @@ def test_a_subclass_may_watch_its_state():
     layer = Watched(2.0)
     layer(torch.ones(2, 3))
     assert layer.v is not None and layer.v.shape == (3,)
+
+
+@pytest.mark.parametrize("channels", [None, 5])
+@pytest.mark.parametrize("decay_input", [True, False])
+def test_decay_and_threshold_learn(decay_input, channels):
+    learns = {"learn_decay": True, "learn_threshold": True, "channels": channels}
+    layer = tgo.LIF(4.0, decay_input, 0.8, **learns, guard_margin=0.5)
+    assert {name: p.shape for name, p in layer.named_parameters()} == dict.fromkeys(
+        ("w", "v_threshold"), torch.Size(() if channels is None else (channels,))
+    )
+    x = torch.randn(6, 3, 5, 4, 4)
+    same = tgo.LIF(4.0, decay_input, 0.8, guard_margin=0.5)
+    assert torch.equal(layer(x), same(x)) and torch.equal(layer.penalty, same.penalty)
+
+    with torch.no_grad():
+        layer.w += torch.linspace(-1, 1, 5) if channels else 0.5
+        layer.v_threshold *= torch.linspace(0.5, 1.5, 5) if channels else 0.7
+    shape = (5, 1, 1) if channels else ()
+    w, threshold = (p.detach().reshape(shape).requires_grad_() for p in (layer.w, layer.v_threshold))
+    rate = w.sigmoid()
+    out = tgo.lif(x, decay=1 - rate, gain=rate if decay_input else 1.0, v_threshold=threshold, guard_margin=0.5)
+    assert torch.equal(layer(x), out.spikes) and torch.equal(layer.penalty, out.penalty) and out.spikes.any()
+    (layer(x).sum() + layer.penalty).backward()
+    (out.spikes.sum() + out.penalty).backward()
+    assert torch.equal(layer.w.grad, w.grad.reshape(layer.w.shape)) and layer.w.grad.abs().min() > 0
+    assert torch.equal(layer.v_threshold.grad, threshold.grad.reshape(layer.w.shape))
+
+
+def test_what_learns_is_stored_and_shown():
+    layer = tgo.LIF.from_decay(0.9, 1.0, learn_decay=True, learn_threshold=True, channels=3)
+    assert torch.allclose(1 - layer.w.sigmoid(), torch.tensor(0.9)) and layer.neuron.gain == 1.0
+    assert "decay=0.9..0.9, gain=1, v_threshold=1..1" in repr(layer)
+    with torch.no_grad():
+        layer.w.copy_(torch.tensor([-1.0, 0.0, 1.0]))
+    x, other = torch.randn(4, 2, 3, 2), tgo.LIF.from_decay(0.5, 1.0, learn_decay=True, learn_threshold=True, channels=3)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), layer(x)) and torch.equal(copy.deepcopy(layer)(x), layer(x))
+    assert torch.equal(layer.bfloat16()(x.bfloat16()), other(x.bfloat16()))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tgo.LIF(1.0, learn_decay=True), "learn_decay needs a decay between 0 and 1, or tau > 1; got decay=0"),
+        (lambda: tgo.LIF.from_decay(1.0, learn_decay=True), "got decay=1"),
+        (lambda: tgo.LIF(channels=3), "channels must be a number >= 1 of channels with constants that learn"),
+        (lambda: tgo.LIF(learn_decay=True, channels=0), "channels must be"),
+        (lambda: tgo.LIF(learn_decay=True, channels=3)(torch.ones(2, 1, 4, 5)), r"decay must broadcast to \(1, 4, 5\)"),
+    ],
+)
+def test_what_cannot_learn_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,5 +1,6 @@
 """The neuron layer: one nn.Module for the plain, the noisy and the guarded LIF."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from tgo_kernels import noise, ops
 from tgo_kernels.functional import run
-from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_bool, check_number, check_tensors
+from tgo_kernels.neuron import OWN, LIFOutput, Neuron, NoiseMode, check_bool, check_number, check_tensors
 from tgo_kernels.surrogate import ATan, Surrogate
 
 
@@ -19,6 +20,10 @@ class LIF(nn.Module):
     The neuron is that of :func:`tgo_kernels.lif`, with SpikingJelly's conventions for its constants::
 
         decay = 1 - 1/tau;    gain = 1/tau if decay_input else 1
+
+    With ``learn_decay`` that is the parametric LIF (Fang et al., ICCV 2021, arXiv 2007.05785): 1/tau = sigmoid(w),
+    where the parameter ``w`` learns. With ``learn_threshold`` the parameter ``v_threshold`` does; nothing keeps it
+    positive.
 
     The noise is on while training; in ``eval()`` it is off, unless ``noise_in_eval``. After a forward the layer holds
     ``penalty`` (with gradient where ``guard_margin > 0``), ``v`` (the state after the last step), ``firing_rate`` and
@@ -30,6 +35,8 @@ class LIF(nn.Module):
         v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin, impl:
             as in :func:`tgo_kernels.lif`.
         noise_in_eval: keep the noise on in ``eval()``.
+        learn_decay, learn_threshold: whether ``w`` and ``v_threshold`` are parameters; tau must then be > 1.
+        channels: a parameter has one value for each channel of x [T, B, C, *]; one for all if None.
         stateful: carry the state from one call to the next, with its gradient (see :meth:`detach`), until
             :meth:`reset`; the noise goes on where the last call ended, so that chunks equal the whole sequence (under
             ``torch.compile`` each call draws its own).
@@ -51,16 +58,25 @@ class LIF(nn.Module):
         noise_mode: NoiseMode = "membrane",
         noise_in_eval: bool = False,
         guard_margin: float = 0.0,
+        learn_decay: bool = False,
+        learn_threshold: bool = False,
+        channels: int | None = None,
         stateful: bool = False,
         impl: str = "auto",
     ) -> None:
         super().__init__()
         check_number("tau", tau, minimum=1.0)
-        for name, switch in (("decay_input", decay_input), ("noise_in_eval", noise_in_eval), ("stateful", stateful)):
-            check_bool(name, switch)
+        check_bool("decay_input", decay_input)
+        check_bool("noise_in_eval", noise_in_eval)
+        check_bool("learn_decay", learn_decay)
+        check_bool("learn_threshold", learn_threshold)
+        check_bool("stateful", stateful)
         ops.check_impl(impl)
+        if channels is not None and (type(channels) is not int or channels < 1 or not (learn_decay or learn_threshold)):
+            raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
+        decay = 1.0 - 1.0 / tau
         self.neuron = Neuron(
-            decay=1.0 - 1.0 / tau,
+            decay=decay,
             gain=1.0 / tau if decay_input else 1.0,
             v_threshold=v_threshold,
             v_reset=v_reset,
@@ -70,6 +86,12 @@ class LIF(nn.Module):
             noise_mode=noise_mode,
             guard_margin=guard_margin,
         )
+        if learn_decay:
+            self.w = nn.Parameter(torch.full(() if channels is None else (channels,), rate_logit(decay)))
+        if learn_threshold:
+            self.v_threshold = nn.Parameter(torch.full(() if channels is None else (channels,), float(v_threshold)))
+        self.decay_input = decay_input
+        self.learn_decay, self.learn_threshold = learn_decay, learn_threshold
         self.noise_in_eval = noise_in_eval
         self.stateful = stateful
         self.impl = impl
@@ -82,8 +104,10 @@ class LIF(nn.Module):
 
         What follows ``decay`` and ``gain`` is what follows ``tau`` and ``decay_input`` in the constructor.
         """
-        layer = cls(2.0, True, *others, **options)
+        layer = cls(2.0, False, *others, **options)
         layer.neuron = replace(layer.neuron, decay=decay, gain=gain)
+        if layer.learn_decay:
+            nn.init.constant_(layer.w, rate_logit(decay))
         return layer
 
     def reset(self) -> None:
@@ -98,8 +122,23 @@ class LIF(nn.Module):
         if isinstance(self.v, Tensor):
             self.v = self.v.detach()
 
+    def learned(self, dims: int) -> dict[str, Tensor]:
+        """The constants that learn, by their names in :class:`Neuron`, for x of so many dimensions."""
+        found = {}
+        if self.learn_decay:
+            rate = self.w.float().sigmoid()
+            found["decay"] = 1 - rate
+            if self.decay_input:
+                found["gain"] = rate
+        if self.learn_threshold:
+            found["v_threshold"] = self.v_threshold.float()
+        return {name: per_channel(value, dims) for name, value in found.items()}
+
     def forward(self, x: Tensor) -> Tensor:
         neuron = self.neuron if self.training or self.noise_in_eval else self.neuron.without_noise()
+        learned: dict[str, Any] = self.learned(x.dim())
+        if learned:
+            neuron = replace(neuron, **learned)
         out = self._continue(x, neuron) if self.stateful else run(x, None, neuron, None, 0, self.impl)
         keep = object.__setattr__  # Module's takes 2 us
         keep(self, "v", out.v_final if self.stateful else out.v_final.detach())
@@ -129,7 +168,7 @@ class LIF(nn.Module):
         return None if self._counts is None else self._counts[0] / max(self._counts[2], 1)
 
     def _check_state(self, x: Tensor) -> None:
-        check_tensors(x, None)
+        check_tensors(x, None, self.neuron)
         if self.v is not None and (self.v.shape != x.shape[1:] or self.v.device != x.device):
             raise ValueError(
                 f"the state of this stateful LIF has shape {tuple(self.v.shape)} on {self.v.device}, but x is "
@@ -138,7 +177,8 @@ class LIF(nn.Module):
 
     def extra_repr(self) -> str:
         n = self.neuron
-        parts = [f"decay={n.decay:g}, gain={n.gain:g}, v_threshold={n.v_threshold:g}, v_reset={n.v_reset}"]
+        now = {name: getattr(n, name) for name in OWN} | self.learned(0)
+        parts = [f"{name}={shown(value)}" for name, value in now.items()] + [f"v_reset={n.v_reset}"]
         parts += [f"surrogate={n.surrogate}, detach_reset={n.detach_reset}"]
         if n.noise_std > 0:
             parts += [f"noise_std={n.noise_std:g}, noise_mode={n.noise_mode!r}, noise_in_eval={self.noise_in_eval}"]
@@ -153,3 +193,24 @@ class LIF(nn.Module):
             if isinstance(state[name], Tensor):
                 state[name] = state[name].detach()
         return state
+
+
+def rate_logit(decay: float) -> float:
+    """w, where ``decay = 1 - sigmoid(w)``."""
+    if not 0 < decay < 1:
+        raise ValueError(f"learn_decay needs a decay between 0 and 1, or tau > 1; got decay={decay:g}")
+    return math.log((1 - decay) / decay)
+
+
+def per_channel(value: Tensor, dims: int) -> Tensor:
+    """[C] as [C, 1, 1] for x [T, B, C, H, W]; a scalar stays one."""
+    return value.reshape(-1, *[1] * max(0, dims - 3)) if value.dim() else value
+
+
+def shown(value: float | Tensor) -> str:
+    """For people: a number, or from which to which."""
+    if not isinstance(value, Tensor):
+        return f"{value:g}"
+    if value.is_meta:
+        return "learned"
+    return f"{value:.3g}" if value.dim() == 0 else f"{value.min():.3g}..{value.max():.3g}"
