@@ -134,6 +134,39 @@ def test_a_spikingjelly_node_goes_on_as_before(step_mode, decay_input, v_reset):
     assert ours.v == theirs.v
 
 
+@pytest.mark.parametrize("v_reset", [0.0, None, -0.25])
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_a_parametric_spikingjelly_node_learns_as_before(step_mode, decay_input, v_reset):
+    options = {"decay_input": decay_input, "v_reset": v_reset, "step_mode": step_mode, "detach_reset": True}
+    theirs = neuron.ParametricLIFNode(2.0, surrogate_function=surrogate.Sigmoid(3.0), v_threshold=0.75, **options)
+    model = nn.Sequential(copy.deepcopy(theirs))
+    assert from_spikingjelly.convert(model).converted
+    ours, w = model[0], model[0].w
+    assert isinstance(ours, neuron.ParametricLIFNode) and isinstance(ours, tgo.LIF) and [*model.parameters()] == [w]
+    xs = [dyadic(3, 4, 5) if step_mode == "m" else dyadic(4, 5) for _ in range(3)]
+    results = []
+    for node in (theirs, ours):
+        given = [x.clone().requires_grad_() for x in xs]
+        outs = [node(x) for x in given]
+        sum((k + 1) * out.sum() for k, out in enumerate(outs)).backward()
+        results.append((torch.stack(outs), node.v, node.w.grad, *(x.grad for x in given)))
+    assert torch.equal(results[0][0], results[1][0]) and 0 < results[0][0].mean() < 1
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(b, a)
+
+    torch.manual_seed(0)
+    nets = [nn.Sequential(layer.Linear(5, 32), node, layer.Linear(32, 3)) for node in (theirs, ours)]
+    functional.set_step_mode(nets[0], "m")
+    functional.set_step_mode(nets[1], "m")
+    nets[1].load_state_dict(nets[0].state_dict())
+    x, y = torch.randn(4, 8, 5), torch.arange(8) % 3
+    curves = [losses(net, all_steps, x, y, lr=0.2) for net in nets]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3, abs=1e-4) and curves[0][-1] < curves[0][0]
+    torch.testing.assert_close(ours.w, theirs.w, rtol=1e-3, atol=1e-4)
+    assert w is ours.w and abs(w.item()) > 1e-3  # it began at 0
+
+
 def test_inputs_of_another_shape_start_a_new_sequence():
     theirs, ours = pair(step_mode="m")
     for x in (dyadic(3, 4, 5), dyadic(3, 4, 2)):
@@ -252,7 +285,7 @@ def test_what_spikingjelly_has_and_we_have_not_is_named():
         {
             "plain": neuron.LIFNode(),
             "subclass": Mine(),
-            "plif": neuron.ParametricLIFNode(),
+            "klif": neuron.KLIFNode(),
             "izhikevich": neuron.IzhikevichNode(),
             "psn": getattr(neuron, "PSN", neuron.QIFNode)(**({"T": 4} if hasattr(neuron, "PSN") else {})),
             "sequence": neuron.LIFNode(store_v_seq=True),
@@ -265,7 +298,7 @@ def test_what_spikingjelly_has_and_we_have_not_is_named():
     assert list(report.converted) == ["plain"] and report.left.keys() == model.keys() - {"plain"}
     assert "store_v_seq" in report.left["sequence"] and "PiecewiseLeakyReLU" in report.left["surrogate"]
     assert all(name in str(report) for name in model)
-    assert type(model["subclass"]) is Mine and not isinstance(model["plif"], tgo.LIF)
+    assert type(model["subclass"]) is Mine and not isinstance(model["klif"], tgo.LIF)
     assert not from_spikingjelly.convert(nn.Sequential(model["plain"])).converted  # it is one already
     with pytest.raises(ValueError, match="noise_std must be finite and >= 0"):
         from_spikingjelly.convert(nn.Sequential(neuron.LIFNode()), noise_std=-1.0)
@@ -338,6 +371,31 @@ def test_snntorch_states_are_reset_as_before():
         ours[0](x[0], torch.zeros(3, 40))
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["one for all", "of each neuron"])
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_snntorchs_constants_learn_as_before(reset, learns, many):
+    torch.manual_seed(0)
+    beta = torch.tensor([0.25, 0.5, 0.75, 0.5, 1.0]) if many else 0.5
+    threshold = torch.tensor([1.0, 0.75, 1.0, 1.5, 1.25]) if many else 1.0
+    options = {"learn_beta": learns, "learn_threshold": learns, "reset_mechanism": reset, "reset_delay": False}
+    theirs = snntorch.Leaky(beta, threshold, spike_grad=snn_surrogate.sigmoid(slope=3), init_hidden=True, **options)
+    model = nn.Sequential(copy.deepcopy(theirs))
+    assert from_snntorch.convert(model).converted
+    ours, x = model[0], dyadic(6, 4, 5).clamp(max=1.0)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    results = []
+    for node in (theirs, ours):
+        given = x.clone().requires_grad_()
+        spikes = torch.stack([node(step) for step in given])
+        (spikes * torch.linspace(-1, 2, 5)).sum().backward()
+        results.append((spikes, given.grad, *(p.grad for p in node.parameters())))
+    assert torch.equal(results[0][0], results[1][0]) and 0 < results[0][0].mean() < 1
+    assert len(results[0]) == 2 + 2 * learns
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
 def test_snntorch_fires_above_its_threshold_and_takes_sequences():
     theirs = snntorch.Leaky(beta=1.0, reset_delay=False, reset_mechanism="zero")
     ours = copy.deepcopy(theirs)
@@ -358,8 +416,7 @@ def test_what_snntorch_has_and_we_have_not_is_named():
     model = nn.ModuleDict(
         {
             "delayed": snntorch.Leaky(beta=0.9),
-            "learnable": snntorch.Leaky(**made, learn_beta=True),
-            "many": snntorch.Leaky(**made, threshold=torch.ones(3)),
+            "learnable": snntorch.Leaky(**made, learn_graded_spikes_factor=True),
             "none": snntorch.Leaky(**made, reset_mechanism="none"),
             "graded": snntorch.Leaky(**made, graded_spikes_factor=2.0),
             "quantised": snntorch.Leaky(**made, state_quant=torch.round),
@@ -369,7 +426,7 @@ def test_what_snntorch_has_and_we_have_not_is_named():
             "plain": snntorch.Leaky(**made, spike_grad=snn_surrogate.sigmoid(slope=5)),
         }
     )
-    with pytest.warns(UserWarning, match="1 neurons converted, 9 left"):
+    with pytest.warns(UserWarning, match="1 neurons converted, 8 left"):
         report = from_snntorch.convert(model)
     assert "reset_delay=True" in report.left["delayed"] and "triangular" in report.left["surrogate"]
     assert report.left.keys() == model.keys() - {"plain"} and model["plain"].neuron.surrogate == tgo.Sigmoid(5.0)

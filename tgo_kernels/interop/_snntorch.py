@@ -28,6 +28,8 @@ class FusedLeaky(Fused, snntorch.Leaky):
     sequence = False
     v: Any
     mem: Any
+    beta: Tensor
+    threshold: Tensor
 
     def adopted(self) -> str:
         self.__dict__.pop("reset", None)  # snnTorch keeps a tensor under the name of our method
@@ -58,9 +60,23 @@ class FusedLeaky(Fused, snntorch.Leaky):
         self.mem = self.v
         return spikes if self.init_hidden and not self.output else (spikes, self.mem)
 
+    def learned(self, dims: int) -> dict[str, Tensor]:
+        found = {}
+        if of_its_own(self.beta):
+            found["decay"] = self.beta.clamp(0, 1)
+        if of_its_own(self.threshold):
+            now = self.threshold.detach()
+            found["v_threshold"] = self.threshold + (above(now) - now)
+        return found
+
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
         self.neuron = replace(self.neuron, **constants(self))
+
+
+def of_its_own(constant: Tensor) -> bool:
+    """Whether it learns, or differs between neurons: it is then read at every call."""
+    return isinstance(constant, nn.Parameter) or constant.numel() != 1
 
 
 def constants(leaky: snntorch.Leaky) -> Mapping[str, Any]:
@@ -68,21 +84,16 @@ def constants(leaky: snntorch.Leaky) -> Mapping[str, Any]:
         raise Refused("reset_delay=True: it resets one step after the spike; a fused layer resets with it")
     if leaky.inhibition or leaky.state_quant:
         raise Refused("inhibition or state_quant")
-    for name in ("beta", "threshold", "graded_spikes_factor"):
-        value = getattr(leaky, name)
-        if isinstance(value, nn.Parameter):
-            raise Refused(f"{name} is learnable")
-        if value.numel() != 1:
-            raise Refused(f"{name} has {value.numel()} values")
-    if leaky.graded_spikes_factor != 1:
-        raise Refused("graded_spikes_factor is not 1")
+    if of_its_own(leaky.graded_spikes_factor) or leaky.graded_spikes_factor != 1:
+        raise Refused("graded_spikes_factor is learnable or not 1")
     reset = int(leaky.reset_mechanism_val)  # what a checkpoint brings
     if reset == leaky.reset_dict["none"]:
         raise Refused('reset_mechanism="none"')
+    beta, threshold = leaky.beta.detach().flatten()[0], leaky.threshold.detach().flatten()[0]  # the first, for people
     return {
-        "decay": leaky.beta.clamp(0, 1).item(),
+        "decay": beta.clamp(0, 1).item(),
         "gain": 1.0,
-        "v_threshold": above(leaky.threshold.item()),
+        "v_threshold": above(threshold).item(),
         "v_reset": None if reset == leaky.reset_dict["subtract"] else 0.0,
         "surrogate": surrogate(leaky.spike_grad),
     }

@@ -83,6 +83,14 @@ class FusedIFNode(FusedNode, neuron.IFNode):
     pass
 
 
+class FusedParametricLIFNode(FusedNode, neuron.ParametricLIFNode):
+    """Its parameter ``w`` is what the layer learns by, too."""
+
+    def adopted(self) -> str:
+        self.learn_decay = True
+        return super().adopted()
+
+
 def constants(node: neuron.BaseNode) -> Mapping[str, Any]:
     if node.store_v_seq:
         raise Refused("store_v_seq=True: a fused layer does not keep the potentials of all steps")
@@ -106,10 +114,19 @@ def lif(node: neuron.LIFNode) -> Mapping[str, Any]:
     return {**constants(node), **leaky}
 
 
+def parametric_lif(node: neuron.ParametricLIFNode) -> Mapping[str, Any]:
+    rate = node.w.sigmoid().item()  # as it is now, for people
+    return {**constants(node), "decay": 1 - rate, "gain": rate if node.decay_input else 1.0}
+
+
 def integrate_and_fire(node: neuron.IFNode) -> Mapping[str, Any]:
     return {**constants(node), "decay": 1.0, "gain": 1.0}
 
 
 def convert(model: nn.Module, **options: Any) -> Report:
-    kinds = {neuron.LIFNode: (FusedLIFNode, lif), neuron.IFNode: (FusedIFNode, integrate_and_fire)}
+    kinds = {
+        neuron.LIFNode: (FusedLIFNode, lif),
+        neuron.IFNode: (FusedIFNode, integrate_and_fire),
+        neuron.ParametricLIFNode: (FusedParametricLIFNode, parametric_lif),
+    }
     return conversion.convert(model, kinds, "spikingjelly.activation_based.neuron", **options)

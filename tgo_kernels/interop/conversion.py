@@ -95,6 +95,6 @@ def convert(
     return report
 
 
-def above(threshold: float) -> float:
+def above(threshold: Tensor) -> Tensor:
     """The least fp32 number above ``threshold``: firing at ``>=`` this is firing at ``>`` that."""
-    return torch.nextafter(torch.tensor(threshold), torch.tensor(torch.inf)).item()
+    return torch.nextafter(threshold, torch.full_like(threshold, torch.inf))

@@ -24,12 +24,13 @@ def convert(
     all steps since the state was set anew. The same spikes, to fp32's rounding; snnTorch fires above its threshold, so
     the layer's is the next fp32 number. What differs: a membrane that is above its threshold before a step, left there
     by ``reset_mechanism="subtract"`` or put there by hand, is reset by snnTorch in that step, before it fires; the
-    report says so for "subtract". Constants are read once, and again from a checkpoint: what is written to them later
-    has no effect.
+    report says so for "subtract". ``beta`` and ``threshold`` go on learning where they do, and may differ between
+    neurons; a single one that does not learn is read once, and again from a checkpoint: what is written to it later has
+    no effect.
 
     Left as they are, named in the report and in a warning: other neurons, subclasses, ``reset_delay=True`` (snnTorch's
-    default), ``reset_mechanism="none"``, learnable or per-neuron constants, inhibition, quantised states, graded
-    spikes, surrogates that the engines do not know.
+    default), ``reset_mechanism="none"``, inhibition, quantised states, graded spikes, surrogates that the engines do
+    not know.
 
     Args:
         sequence: the neurons take [T, *], all time steps in one pass, instead of one step a call; ``mem`` is the state

@@ -15,13 +15,14 @@ def convert(
     guard_margin: float = 0.0,
     impl: str = "auto",
 ) -> Report:
-    """Every ``LIFNode`` and ``IFNode`` of the model becomes a fused layer, in place; returns what was done.
+    """Every ``LIFNode``, ``ParametricLIFNode`` and ``IFNode`` becomes a fused layer, in place; returns what was done.
 
     The neurons keep their constants, surrogate, state and step mode ("m": [T, *] in one pass; "s": one step a call),
     and stay instances of SpikingJelly's classes: ``functional.reset_net``, ``detach_net`` and ``set_step_mode``,
     ``.v``, hooks and checkpoints work as before. Each is a :class:`tgo_kernels.LIF` too, so that
     :func:`tgo_kernels.guard_penalty` finds it. The same spikes, to fp32's rounding: ``tau`` divides once, when the
-    layer is made, instead of at every step. Constants that are changed after the conversion have no effect.
+    layer is made, instead of at every step. Constants that are changed after the conversion have no effect, but for the
+    ``w`` of a ``ParametricLIFNode``, which goes on learning.
 
     Left as they are, named in the report and in a warning: other neurons, subclasses, ``store_v_seq=True``, surrogates
     that the engines do not know or with ``spiking=False``, lower precision inside the neuron.
