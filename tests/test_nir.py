@@ -59,6 +59,41 @@ def test_round_trip_by_a_file(model, tmp_path):
     assert {type(node) for node in third.nodes.values()} == {type(node) for node in to_nir(ours, x).nodes.values()}
 
 
+def test_constants_of_each_neuron():
+    """Those that learnt are written, and read as they are; snnTorch, which has them of each neuron, agrees."""
+    learns = {"learn_decay": True, "learn_threshold": True, "channels": 30}
+    model, x = exact(nn.Sequential(nn.Linear(20, 30), tgo.LIF(decay_input=False, **learns))), dyadic(T, B, 20)
+    neurons = model[1]
+    with torch.no_grad():
+        neurons.w.copy_(torch.tensor([0.0, 3.0**0.5, -1.0]).repeat(10))
+        neurons.v_threshold.copy_(torch.tensor([1 + 2**-12, 2 + 2**-12]).repeat(15))
+    expected = model(x)
+    graph = to_nir(model, x)
+    again = from_nir(graph, guard_margin=0.5)
+    assert torch.equal(again(x)[0], expected) and expected.any()
+    assert not list(again.parameters())[2:] and tgo.guard_penalty(again) > 0
+    copied = from_nir(graph)
+    copied.load_state_dict(again.state_dict())
+    third = to_nir(copied.double().float(), x)
+    for name in ("tau", "r", "v_threshold"):
+        values = [getattr(node, name) for g in (graph, third) for node in g.nodes.values() if isinstance(node, nir.LIF)]
+        np.testing.assert_allclose(*values, rtol=1e-6)
+        assert len(np.unique(values[0])) > 1
+    with pytest.raises(ValueError, match="constants that differ between neurons are held and do not learn"):
+        from_nir(graph, learn_decay=True)
+
+
+def test_what_is_read_can_learn():
+    x = dyadic(T, B, 20)
+    again = from_nir(to_nir(dense(), x), learn_decay=True)
+    spikes = again(x)[0]
+    assert torch.equal(spikes, dense()(x))
+    spikes.sum().backward()
+    assert all(p.grad.any() for p in again.parameters() if p.dim() == 0) and any(
+        p.dim() == 0 for p in again.parameters()
+    )
+
+
 def test_spikingjelly_reads_what_we_write():
     for model, x in ((dense(), dyadic(T, B, 20)), (convolutional(), dyadic(T, B, 2, 8, 8))):
         spikingjelly.convert(model)
@@ -105,12 +140,19 @@ def test_we_read_what_snntorch_writes():
     assert torch.equal(from_nir(graph)(x)[0], expected) and expected.any()
 
 
+def some_leak() -> tgo.LIF:
+    layer = tgo.LIF(learn_decay=True, channels=4)
+    nn.init.constant_(layer.w[:2], -100.0)
+    return layer
+
+
 @pytest.mark.parametrize(
     "model, message",
     [
         (tgo.LIF(v_reset=None), "1: NIR has no soft reset"),
         (tgo.LIF(noise_std=0.1, noise_in_eval=True), "1: NIR has no noise"),
         (tgo.LIF.from_decay(1.5), "1: NIR has no growing membranes"),
+        (some_leak(), "1: NIR has no layer in which some neurons leak and others do not"),
         (nn.Flatten(0), "1: NIR flattens neither time nor batch"),
     ],
 )
@@ -135,7 +177,7 @@ def test_other_modules_are_refused_and_nothing_is_changed():
     [
         ({"v_leak": 0.5}, "neurons: a layer leaks to v_reset, but v_leak is 0.5 and v_reset 0"),
         ({"tau": 1e-5}, "neurons: tau=1e-05 is less than dt=0.0001"),
-        ({"v_threshold": np.array([1.0, 2.0])}, "neurons: v_threshold differs between neurons"),
+        ({"v_reset": np.array([0.0, 2.0])}, "neurons: v_reset differs between neurons"),
     ],
 )
 def test_what_a_layer_does_not_compute_is_refused(changes, message):

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels.layers import LIF
-from tgo_kernels.neuron import check_number
+from tgo_kernels.neuron import OWN, check_number
 
 STATELESS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.AvgPool2d, nn.Flatten)
 
@@ -102,14 +101,18 @@ def neuron(layer: LIF, shape: torch.Size, dt: float) -> nir.NIRNode:
         raise ValueError("NIR has no soft reset (v_reset=None)")
     if n.noise_std > 0 and layer.noise_in_eval:
         raise ValueError("NIR has no noise (noise_in_eval=True)")
-    if n.decay > 1:
-        raise ValueError(f"NIR has no growing membranes (decay={n.decay:g})")
-    full = partial(np.full, tuple(shape))
-    ends = {"v_threshold": full(n.v_threshold), "v_reset": full(n.v_reset)}
-    if n.decay == 1:
-        return nir.IF(r=full(n.gain / dt), **ends)
-    tau = dt / (1 - n.decay)
-    return nir.LIF(tau=full(tau), r=full(n.gain * tau / dt), v_leak=full(n.v_reset), **ends)
+    own = {name: getattr(n, name) for name in OWN} | layer.learned(len(shape) + 2)
+    full = partial(np.broadcast_to, shape=tuple(shape))
+    decay, gain, threshold = (full(array(torch.as_tensor(own[name]).double())) for name in OWN)
+    if decay.max(initial=0) > 1:
+        raise ValueError(f"NIR has no growing membranes (decay={decay.max():g})")
+    ends = {"v_threshold": threshold.copy(), "v_reset": np.full(tuple(shape), n.v_reset)}
+    if (decay == 1).all():
+        return nir.IF(r=gain / dt, **ends)
+    if (decay == 1).any():
+        raise ValueError("NIR has no layer in which some neurons leak and others do not")
+    tau = dt / (1 - decay)
+    return nir.LIF(tau=tau, r=gain * tau / dt, v_leak=ends["v_reset"], **ends)
 
 
 def read(graph: nir.NIRGraph | str | Path, dt: float, options: Mapping[str, Any]) -> nn.Module:
@@ -160,19 +163,33 @@ def made(node: nir.NIRNode, dt: float, options: Mapping[str, Any]) -> nn.Module:
     return module if isinstance(module, nn.Linear) else OverTime(module)
 
 
+class Held(LIF):
+    """A layer whose neurons have constants of their own, as NIR gave them."""
+
+    def __init__(self, own: Mapping[str, np.ndarray], **options: Any) -> None:
+        super().__init__(**options)
+        if self.learn_decay or self.learn_threshold:
+            raise ValueError("constants that differ between neurons are held and do not learn")
+        for name, values in own.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def learned(self, dims: int) -> dict[str, Tensor]:
+        return {name: getattr(self, name).float() for name in OWN}
+
+
 def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
-    v_reset, r = single(node, "v_reset"), single(node, "r")
-    decay, gain = 1.0, r * dt
+    v_reset = single(node, "v_reset")
+    own = {"decay": np.ones_like(node.r), "gain": node.r * dt, "v_threshold": node.v_threshold}
     if isinstance(node, nir.LIF):
-        tau, v_leak = single(node, "tau"), single(node, "v_leak")
+        v_leak = single(node, "v_leak")
         if not np.isclose(v_leak, v_reset):
             raise ValueError(f"a layer leaks to v_reset, but v_leak is {v_leak:g} and v_reset {v_reset:g}")
-        if tau < dt * (1 - 1e-6):
+        if (tau := node.tau.min()) < dt * (1 - 1e-6):
             raise ValueError(f"tau={tau:g} is less than dt={dt:g}: with this step the membrane would alternate")
-        decay, gain = max(0.0, 1 - dt / tau), r * dt / tau
-    neurons = LIF(v_threshold=single(node, "v_threshold"), v_reset=v_reset, **options)
-    neurons.neuron = replace(neurons.neuron, decay=decay, gain=gain)
-    return neurons
+        own["decay"], own["gain"] = np.maximum(0.0, 1 - dt / node.tau), node.r * dt / node.tau
+    if any(np.unique(values).size != 1 for values in own.values()):
+        return Held(own, v_reset=v_reset, **options)
+    return LIF.from_decay(*(float(own[name].flat[0]) for name in OWN), v_reset, **options)
 
 
 def single(node: nir.NIRNode, name: str) -> float:

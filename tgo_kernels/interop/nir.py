@@ -16,7 +16,7 @@ DT = 1e-4  # seconds: the step that SpikingJelly and snnTorch write and read, to
 def to_nir(model: nn.Module, example: Tensor, dt: float = DT) -> nir.NIRGraph:
     """The model as a graph; ``nir.write(path, graph)`` makes a file of it.
 
-    A layer is ``nir.LIF`` by Euler's rule with step ``dt``, or ``nir.IF`` where it does not leak::
+    A layer is ``nir.LIF`` by Euler's rule with step ``dt``, or ``nir.IF`` where it does not leak, neuron by neuron::
 
         tau = dt / (1 - decay);    r = gain tau / dt;    v_leak = v_reset          LIF
         r = gain / dt                                                              IF
@@ -29,8 +29,9 @@ def to_nir(model: nn.Module, example: Tensor, dt: float = DT) -> nir.NIRGraph:
 
     Raises:
         ImportError: nir and nirtorch are not installed.
-        ValueError: naming the layer, for what NIR does not hold: soft reset, noise in evaluation, ``decay > 1``; and
-            where the graph, read again, does not give what the model gives for ``example``.
+        ValueError: naming the layer, for what NIR does not hold: soft reset, noise in evaluation, ``decay > 1``,
+            neurons of which some leak; and where the graph, read again, does not give what the model gives for
+            ``example``.
         NotImplementedError: naming the module, for others than those above.
     """
     from tgo_kernels.interop import _nir
@@ -44,15 +45,16 @@ def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -
     Neurons fire at ``>=``, as everywhere here; NIR writes ``>``, and frameworks differ.
 
     Args:
-        graph: or the path of its file. Without cycles; the constants of a layer are the same for all its neurons.
+        graph: or the path of its file. Without cycles. Constants that differ between neurons become buffers.
         dt: as it was written.
         options: of every layer, such as ``noise_std`` or ``surrogate``, as in :class:`tgo_kernels.LIF`.
 
     Raises:
         ImportError: nir and nirtorch are not installed.
         TypeError: an option that NIR says of each layer.
-        ValueError: naming the node, for what a layer does not compute: ``v_leak != v_reset``, constants that differ
-            between neurons, ``tau < dt``, a cycle.
+        ValueError: naming the node, for what a layer does not compute: ``v_leak != v_reset``, either of them
+            different between neurons, ``tau < dt``, a cycle; and ``learn_decay`` or ``learn_threshold`` where constants
+            differ.
     """
     from tgo_kernels.interop import _nir
 
