@@ -1,6 +1,7 @@
 """What users put around a layer: torch.compile, export, AMP, checkpointing, DDP, FSDP2, DataLoader workers, threads."""
 
 import copy
+import faulthandler
 import os
 import threading
 
@@ -15,10 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 import tgo_kernels as tgo
 from tgo_kernels.interop import spikingjelly
 
+on_every_device = pytest.mark.parametrize("device", ["cpu", "cuda"][: 1 + torch.cuda.is_available()])
+
 
 def network(**options) -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 32), tgo.LIF(**options), nn.Linear(32, 16), tgo.LIF(**options))
+    learns = {"learn_decay": True, "learn_threshold": True, "channels": 16}
+    model = nn.Sequential(nn.Linear(6, 32), tgo.LIF(**options), nn.Linear(32, 16), tgo.LIF(**options, **learns))
     with torch.no_grad():
         model[2].weight *= 8
     return model
@@ -27,7 +31,7 @@ def network(**options) -> nn.Module:
 def converted() -> nn.Module:
     torch.manual_seed(0)
     made = [layer.Conv2d(2, 4, 3, padding=1), layer.BatchNorm2d(4), neuron.LIFNode(surrogate_function=surrogate.ATan())]
-    model = nn.Sequential(*made, layer.Flatten(), layer.Linear(256, 10), neuron.IFNode())
+    model = nn.Sequential(*made, layer.Flatten(), layer.Linear(256, 10), neuron.ParametricLIFNode())
     functional.set_step_mode(model, "m")
     spikingjelly.convert(model, guard_margin=0.5)
     return model
@@ -45,16 +49,17 @@ def run(model: nn.Module, x: torch.Tensor, call=None) -> tuple[torch.Tensor, ...
     return out.detach(), tgo.guard_penalty(model).detach(), *(p.grad.clone() for p in model.parameters())
 
 
-def test_a_converted_model_compiles_to_one_graph_for_all_sizes():
+@on_every_device
+def test_a_converted_model_compiles_to_one_graph_for_all_sizes(device):
     torch.compiler.reset()
-    eager, model = converted(), converted()
+    eager, model = (converted().to(device) for _ in range(2))
     compiled = torch.compile(model, fullgraph=True)
     graphs = []
     sizes = ((5, 16), (6, 20), (7, 17), (4, 24))  # inductor has another graph for less than 4096 elements
     for steps, batch in sizes:
         functional.reset_net(model)
         functional.reset_net(eager)
-        x = torch.randint(-8, 16, (steps, batch, 2, 8, 8)) / 8
+        x = torch.randint(-8, 16, (steps, batch, 2, 8, 8), device=device) / 8
         for axis in (0, 1):
             torch._dynamo.mark_dynamic(x, axis)
         torch.testing.assert_close(run(model, x, compiled), run(eager, x), rtol=1e-4, atol=1e-5)
@@ -63,14 +68,16 @@ def test_a_converted_model_compiles_to_one_graph_for_all_sizes():
     torch.compiler.reset()
 
 
-def test_channels_last_goes_through_without_a_copy():
+@on_every_device
+def test_channels_last_goes_through_without_a_copy(device):
     class Seen(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             names.append(str(func))
             return func(*args, **(kwargs or {}))
 
     names: list[str] = []
-    x = torch.randn(4, 2, 8, 5, 5).flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, (4, 2))
+    images = torch.randn(8, 8, 5, 5, device=device).to(memory_format=torch.channels_last)
+    x = images.unflatten(0, (4, 2))
     x.requires_grad_()
     with Seen():
         spikes = tgo.LIF()(x)
@@ -95,17 +102,18 @@ def test_export_and_aot_inductor(tmp_path):
     assert expected.any()
 
 
+@on_every_device
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype):
-    x = 4 * torch.randn(4, 256, 6)
-    model = network(guard_margin=0.5)
+def test_autocast(dtype, device):
+    x = 4 * torch.randn(4, 256, 6, device=device)
+    model = network(guard_margin=0.5).to(device)
     exact = run(model, x)
     assert exact[0].mean() > 0.05
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(device, dtype):
         out = model(x)
         loss = loss_of(model, out)
     assert out.dtype == dtype and tgo.guard_penalty(model).dtype == torch.float32
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.zero_grad()
     scaler.scale(loss).backward()
@@ -119,16 +127,17 @@ def test_autocast(dtype):
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_checkpointing_draws_the_same_noise_again():
+@on_every_device
+def test_checkpointing_draws_the_same_noise_again(device):
     class Recomputed(nn.Sequential):
         def forward(self, x):
             for module in self:
                 x = checkpoint(module, x, use_reentrant=False)
             return x
 
-    plain = network(noise_std=0.5, guard_margin=0.5)
+    plain = network(noise_std=0.5, guard_margin=0.5).to(device)
     recomputed = Recomputed(*copy.deepcopy(plain))
-    x = 4 * torch.randn(12, 8, 6)
+    x = 4 * torch.randn(12, 8, 6, device=device)
     found = []
     for model in (plain, recomputed):
         torch.manual_seed(1)
@@ -186,6 +195,7 @@ def test_workers_of_a_data_loader(context):
 
 
 def share(rank: int, folder: str, wrap: str) -> None:
+    faulthandler.dump_traceback_later(120, exit=True)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ["TGO_TEST_PORT"]}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
@@ -200,7 +210,8 @@ def share(rank: int, folder: str, wrap: str) -> None:
     gradients = [p.grad.full_tensor() if wrap == "fsdp" else p.grad for p in wrapped.parameters()]
     if rank == 0:
         torch.save(gradients, folder)
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # gloo's threads drop tensors late, and then abort, or wait for, an interpreter that ends
 
 
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
