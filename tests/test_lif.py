@@ -289,7 +289,7 @@ BAD = {
     "gain=device": (
         lambda: tgo.lif(torch.ones(2, 3), gain=torch.ones((), device="meta")),
         ValueError,
-        "gain must be on cpu as x is, got meta",
+        "decay, gain, v_threshold that are tensors must be on cpu as x is, got meta",
     ),
     "gain=list": (
         lambda: tgo.lif(torch.ones(2, 3), gain=[1.0]),

@@ -146,7 +146,7 @@ def check_own(name: str, value: Tensor, x: Tensor) -> None:
     if value.layout != torch.strided or value.dtype != torch.float32:
         raise TypeError(f"{name} must be a dense float32 tensor, got {value.dtype}, {value.layout}")
     if value.device != x.device:
-        raise ValueError(f"{name} must be on {x.device} as x is, got {value.device}")
+        raise ValueError(f"{', '.join(OWN)} that are tensors must be on {x.device} as x is, got {value.device}")
     sizes = x.shape[1:]
     trailing = sizes[len(sizes) - value.dim() :]
     if value.dim() > len(sizes) or any(n not in (1, size) for n, size in zip(value.shape, trailing, strict=True)):

@@ -13,8 +13,7 @@ Totals forward(const Options&, const Layout&, const Kernels&, const RowIO& x, co
                float* v_final, float* checkpoints);
 
 // v_init: [N] or null (rest). g_v: [N], dL/dv_final on entry and dL/dv_init on return, or null (0 on entry, not wanted).
-// g_spikes may be null rows (0). k: dL/dpenalty / (T*N). g_table: as the table, if there
-// is one; added to.
+// g_spikes may be null rows (0). k: dL/dpenalty / (T*N). g_table: as the table, if there is one; added to.
 void backward(const Options&, const Layout&, const Kernels&, const RowIO& x, const RowIO& g_spikes, const RowIO& g_x,
               const float* v_init, const float* checkpoints, float k, float* g_v, float* g_table);
 

@@ -37,7 +37,8 @@ struct DeviceCall : Call {
   Form form(bool rest, std::initializer_list<const void*> pointers) const {
     const bool in_order = layout.logical_order() || !options.noisy;
     const int count = options.table ? kWideOwn : storage_of(x) == Storage::kFloat ? kWide<float> : kWide<Half>;
-    bool wide = layout.inner == layout.neurons && in_order && layout.neurons % count == 0 && options.columns % count == 0;
+    bool wide = layout.inner == layout.neurons && in_order;
+    wide = wide && layout.neurons % count == 0 && options.columns % count == 0;
     for (const void* pointer : pointers) wide = wide && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
     const bool aligned = !options.noisy || options.noise_step % kSpan == 0;
     const bool four = layout.steps == kSpan && aligned && rest;
