@@ -61,7 +61,7 @@ def compile_kernel(kernel: Any, target: GPUTarget, dtype: str = "fp32", **flags:
         else:
             signature[name] = "i32" if name in lif.SIZES else "fp32"
     source = ASTSource(kernel, signature, constants, attributes)
-    options = launch.options(kernel is lif.lif_bwd_kernel, flags["ONCE"], target.warp_size)
+    options = launch.options(kernel is lif.lif_bwd_kernel, flags["ONCE"], flags["OWN"], target.warp_size)
     return triton.compile(source, target=target, options=options)
 
 

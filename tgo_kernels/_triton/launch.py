@@ -41,9 +41,14 @@ def spans(steps: int, noise_step: int) -> dict[str, bool]:
     return {"WHOLE": whole, "ONCE": whole and steps == 4}
 
 
-def options(backward: bool, once: bool, warp_size: int) -> dict[str, Any]:
-    """Going back through several spans, a limit keeps NVIDIA's compiler from spilling for the sake of a fifth block."""
-    return OPTIONS if once or not backward or warp_size == 64 else {**OPTIONS, "maxnreg": 128}
+def options(backward: bool, once: bool, own: bool, warp_size: int) -> dict[str, Any]:
+    """Where much is held, a limit keeps NVIDIA's compiler from spilling for the sake of one block more.
+
+    That is going back through several spans, and with a table, whose columns and their gradients stay in registers.
+    """
+    if warp_size == 64 or not (own or (backward and not once)):
+        return OPTIONS
+    return {**OPTIONS, "maxnreg": 224 if own else 128}
 
 
 class _Launch:
@@ -60,6 +65,7 @@ class _Launch:
         *rows: Tensor | None,
     ):
         self.layout, self.itemsize = layout, x.element_size()
+        self.own = table is not None
         self.columns = layout.neurons if table is None else table.shape[1]
         self.noise_step = noise_step if noise_std > 0 else 0
         self.noise = (MEMBRANE if noise_in_membrane else THRESHOLD).value if noise_std > 0 else NO_NOISE.value
@@ -89,7 +95,7 @@ class _Launch:
             "NOISE": self.noise,
             **span_flags,
             **self.shape,
-            **options(backward, span_flags["ONCE"], self.warp_size),
+            **options(backward, span_flags["ONCE"], self.own, self.warp_size),
         }
 
 
