@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 import tgo_kernels as tgo
-from tgo_kernels import reference
+from tgo_kernels import reference, table
 from tgo_kernels.neuron import OWN
 from tgo_kernels.noise import as_seed
 
@@ -60,6 +61,7 @@ class Case:
     g_v_final: Tensor | None
     g_penalty: float | None
     layout: str = ""
+    columns: int | None = None  # of a table at least; as it comes if None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def on(self, device: str) -> "Case":
@@ -71,7 +73,9 @@ class Case:
     def run(self, impl: str) -> tuple[tgo.LIFOutput, Tensor, Tensor | None, list[Tensor]]:
         """Outputs and the gradients of x, v_init and constants that are tensors."""
         x, v_init, own = self._leaves(self.x.dtype, torch.float32)
-        out = tgo.lif(x, v_init, impl=impl, **self.constants | own)
+        least = {} if self.columns is None else dict.fromkeys(table.COLUMNS, self.columns)
+        with patch.dict(table.COLUMNS, least):
+            out = tgo.lif(x, v_init, impl=impl, **self.constants | own)
         return self._backward(out, x, v_init, list(own.values()))
 
     def run_double(self) -> tuple[tgo.LIFOutput, Tensor, Tensor | None, list[Tensor]]:
@@ -145,6 +149,7 @@ def cases(draw: st.DrawFn) -> Case:
         g_v_final=pick(None, normal(*shape)),
         g_penalty=pick(None, 3.0, -7.0),
         layout=layout,
+        columns=pick(None, 1, 64),
     )
 
 

@@ -9,6 +9,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import snntorch
 import torch
@@ -409,6 +410,20 @@ def test_snntorch_fires_above_its_threshold_and_takes_sequences():
     assert torch.equal(mem, state) and spikes.sum() == 2
     with pytest.raises(TypeError, match="sequence must be a bool"):
         from_snntorch.convert(nn.Sequential(theirs), sequence=1)
+
+
+@pytest.mark.parametrize("threshold", [1, np.float64(1.0), torch.tensor(1.0, dtype=torch.bfloat16)], ids=repr)
+def test_snntorchs_threshold_is_that_in_fp32(threshold):
+    node = snntorch.Leaky(1.0, threshold=threshold, reset_delay=False)
+    from_snntorch.convert(nn.Sequential(node))
+    assert node.neuron.v_threshold == 1 + 2**-23
+
+
+def test_snntorchs_constants_learn_in_half_precision():
+    node = snntorch.Leaky(0.5, learn_beta=True, learn_threshold=True, reset_delay=False)
+    from_snntorch.convert(nn.Sequential(node), sequence=True)
+    node.half()(dyadic(4, 8).half())[0].sum().backward()
+    assert node.beta.grad.dtype == torch.float16 and node.beta.grad != 0 and node.threshold.grad != 0
 
 
 def test_what_snntorch_has_and_we_have_not_is_named():

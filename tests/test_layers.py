@@ -216,6 +216,7 @@ def test_what_learns_is_stored_and_shown():
     layer = tgo.LIF.from_decay(0.9, 1.0, learn_decay=True, learn_threshold=True, channels=3)
     assert torch.allclose(1 - layer.w.sigmoid(), torch.tensor(0.9)) and layer.neuron.gain == 1.0
     assert "decay=0.9..0.9, gain=1, v_threshold=1..1" in repr(layer)
+    assert "decay=0.5, gain=0.5, v_threshold=1," in repr(tgo.LIF(learn_decay=True, learn_threshold=True))
     with torch.no_grad():
         layer.w.copy_(torch.tensor([-1.0, 0.0, 1.0]))
     x, other = torch.randn(4, 2, 3, 2), tgo.LIF.from_decay(0.5, 1.0, learn_decay=True, learn_threshold=True, channels=3)
@@ -237,3 +238,27 @@ def test_what_learns_is_stored_and_shown():
 def test_what_cannot_learn_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda t: tgo.LIF(v_threshold=t), tgo.LIF.from_decay, lambda t: tgo.LIF.from_decay(0.5, t)]
+)
+def test_a_layer_takes_numbers(make):
+    """A tensor would be neither parameter nor buffer."""
+    with pytest.raises(TypeError, match="must be a Python float, got Tensor"):
+        make(torch.tensor(0.5))
+
+
+def test_learning_channels_compile_for_all_sizes():
+    torch.compiler.reset()
+    for channels in (8, 16):
+        layer = tgo.LIF(learn_decay=True, channels=channels)
+        compiled = torch.compile(layer, dynamic=True, fullgraph=True, backend="aot_eager")
+        for batch in (2, 3):
+            x, grads = torch.randn(4, batch, channels), []
+            for call in (layer, compiled):
+                layer.zero_grad()
+                call(x).sum().backward()
+                grads.append(layer.w.grad.clone())
+            assert torch.equal(*grads) and grads[0].any()
+    torch.compiler.reset()

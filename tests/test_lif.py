@@ -286,6 +286,16 @@ BAD = {
         ValueError,
         r"v_threshold must broadcast to \(3, 4, 5\) \(x without time\), got \(4,\); one value for each channel",
     ),
+    "v_threshold=double": (
+        lambda: tgo.lif(torch.ones(2, 3), v_threshold=torch.ones(3).double()),
+        TypeError,
+        "v_threshold must be a dense float32 tensor, got torch.float64",
+    ),
+    "v_threshold=sparse": (
+        lambda: tgo.lif(torch.ones(2, 3), v_threshold=torch.ones(3).to_sparse()),
+        TypeError,
+        "v_threshold must be a dense float32 tensor",
+    ),
     "gain=device": (
         lambda: tgo.lif(torch.ones(2, 3), gain=torch.ones((), device="meta")),
         ValueError,

@@ -33,6 +33,20 @@ def test_many_blocks(layout):
     assert_agrees(Case(x, None, {**EVERYTHING, "noise_step": 2}, torch.randn(x.shape), None, 2.0), "triton")
 
 
+def test_a_table_wider_than_its_neurons():
+    """As under torch.compile, which does not know how many there will be."""
+    torch.compiler.reset()
+    x, layer = torch.randn(4, 2, 16), tgo.LIF(v_threshold=0.4, learn_threshold=True, guard_margin=0.5, impl="triton")
+    grads = []
+    for call in (layer, torch.compile(layer, backend="aot_eager")):
+        layer.zero_grad()
+        call(x)
+        layer.penalty.backward()
+        grads.append(layer.v_threshold.grad.clone())
+    assert torch.equal(*grads) and grads[0] != 0
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("v_reset", [0.0, None])
 def test_nan_and_inf_behave_as_in_the_specification(surrogate, v_reset):

@@ -47,12 +47,12 @@ def lif(
 
     Args:
         x: input current, [T, *] with T >= 1; fp32, fp16 or bf16; any strides. A dense layout (channels-last, transposed
-            batch) is processed as it lies, anything else is copied once.
+            batch) is processed as it lies, anything else is copied once; so is a layout that permutes more than four
+            dimensions by Triton, and where constants are tensors.
         v_init: the state before the first step, [*] fp32; ``v_reset`` (0 under soft reset) if None.
         decay, gain: of the membrane and of the input per step; any framework's LIF has such a pair (see :class:`LIF`).
         v_threshold: fires at ``u >= v_threshold``. These three may be fp32 tensors that broadcast to [*], and learn: a
-            scalar, one of each channel (shape [C, 1, 1] for images), or one of each neuron. Their gradients are sums of
-            the same bits on every run and thread count (another layout may round otherwise); their values are not
+            scalar, one of each channel (shape [C, 1, 1] for images), or one of each neuron. Their values are not
             looked at.
         v_reset: the potential after a spike, or None for soft reset.
         surrogate: the derivative taken for the firing step, at ``u - v_threshold`` (NoisePDF: at ``h - v_threshold``).
@@ -65,10 +65,11 @@ def lif(
 
     Returns:
         :class:`LIFOutput` (spikes, v_final, penalty, neighbors, fired). Gradients flow from spikes, v_final and penalty
-        to x, v_init and constants that are tensors. The same bits on every run, thread count and layout, and the same
-        spikes on every engine.
+        to x, v_init and constants that are tensors. The same bits on every run and thread count and, but for gradients
+        of constants, in every layout; the same spikes on every engine.
         Between forward and backward only x, v_init and the seed are kept, and one state every 8 steps where T > 8; of
-        constants that are tensors a table of three rows for 2^16 neurons (GPU 2^18), or those after which they repeat.
+        constants that are tensors a table of three rows: for 2^16 to 2^17 neurons (GPU 2^18 to 2^19), or those after
+        which they repeat, if these are more.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.

@@ -22,8 +22,8 @@ class LIF(nn.Module):
         decay = 1 - 1/tau;    gain = 1/tau if decay_input else 1
 
     With ``learn_decay`` that is the parametric LIF (Fang et al., ICCV 2021, arXiv 2007.05785): 1/tau = sigmoid(w),
-    where the parameter ``w`` learns. With ``learn_threshold`` the parameter ``v_threshold`` does; nothing keeps it
-    positive.
+    where the parameter ``w`` learns, and the gain with it if ``decay_input``. With ``learn_threshold`` the parameter
+    ``v_threshold`` does; nothing keeps it positive.
 
     The noise is on while training; in ``eval()`` it is off, unless ``noise_in_eval``. After a forward the layer holds
     ``penalty`` (with gradient where ``guard_margin > 0``), ``v`` (the state after the last step), ``firing_rate`` and
@@ -33,7 +33,7 @@ class LIF(nn.Module):
         tau: membrane time constant in steps, >= 1.
         decay_input: whether the input is scaled by 1/tau.
         v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin, impl:
-            as in :func:`tgo_kernels.lif`.
+            as in :func:`tgo_kernels.lif`, of which the first is a number here.
         noise_in_eval: keep the noise on in ``eval()``.
         learn_decay, learn_threshold: whether ``w`` and ``v_threshold`` are parameters; tau must then be > 1.
         channels: a parameter has one value for each channel of x [T, B, C, *]; one for all if None.
@@ -66,6 +66,7 @@ class LIF(nn.Module):
     ) -> None:
         super().__init__()
         check_number("tau", tau, minimum=1.0)
+        check_number("v_threshold", v_threshold)
         check_bool("decay_input", decay_input)
         check_bool("noise_in_eval", noise_in_eval)
         check_bool("learn_decay", learn_decay)
@@ -86,10 +87,11 @@ class LIF(nn.Module):
             noise_mode=noise_mode,
             guard_margin=guard_margin,
         )
+        shape = () if channels is None else (channels,)
         if learn_decay:
-            self.w = nn.Parameter(torch.full(() if channels is None else (channels,), rate_logit(decay)))
+            self.w = nn.Parameter(torch.full(shape, rate_logit(decay)))
         if learn_threshold:
-            self.v_threshold = nn.Parameter(torch.full(() if channels is None else (channels,), float(v_threshold)))
+            self.v_threshold = nn.Parameter(torch.full(shape, float(v_threshold)))
         self.decay_input = decay_input
         self.learn_decay, self.learn_threshold = learn_decay, learn_threshold
         self.noise_in_eval = noise_in_eval
@@ -102,8 +104,11 @@ class LIF(nn.Module):
     def from_decay(cls, decay: float = 0.5, gain: float = 1.0, *others: Any, **options: Any) -> "LIF":
         """The layer in canonical form, ``h[t] = decay v[t-1] + gain x[t] + leak_bias``.
 
-        What follows ``decay`` and ``gain`` is what follows ``tau`` and ``decay_input`` in the constructor.
+        What follows ``decay`` and ``gain`` is what follows ``tau`` and ``decay_input`` in the constructor. With
+        ``learn_decay`` the gain stays.
         """
+        check_number("decay", decay)
+        check_number("gain", gain)
         layer = cls(2.0, False, *others, **options)
         layer.neuron = replace(layer.neuron, decay=decay, gain=gain)
         if layer.learn_decay:
@@ -213,4 +218,5 @@ def shown(value: float | Tensor) -> str:
         return f"{value:g}"
     if value.is_meta:
         return "learned"
-    return f"{value:.3g}" if value.dim() == 0 else f"{value.min():.3g}..{value.max():.3g}"
+    least, most = value.min().item(), value.max().item()
+    return f"{least:.3g}" if value.dim() == 0 else f"{least:.3g}..{most:.3g}"

@@ -50,7 +50,7 @@ class Neuron:
             if not isinstance(value, Tensor):
                 check_number(name, value, kind="float or a tensor")
                 if tensors:  # so that leak_bias is computed as where they learn
-                    object.__setattr__(self, name, tensors[0].new_full((), value))
+                    object.__setattr__(self, name, torch.full((), value, dtype=torch.float32, device=tensors[0].device))
         if tensors:
             object.__setattr__(self, "own", (self.decay, self.gain, self.v_threshold))
         for name in ("noise_std", "guard_margin"):
@@ -148,8 +148,8 @@ def check_own(name: str, value: Tensor, x: Tensor) -> None:
     if value.device != x.device:
         raise ValueError(f"{', '.join(OWN)} that are tensors must be on {x.device} as x is, got {value.device}")
     sizes = x.shape[1:]
-    trailing = sizes[len(sizes) - value.dim() :]
-    if value.dim() > len(sizes) or any(n not in (1, size) for n, size in zip(value.shape, trailing, strict=True)):
+    pairs = zip(value.shape, sizes[len(sizes) - value.dim() :], strict=False)  # dynamo takes no "in" for a symbol
+    if value.dim() > len(sizes) or any(n != 1 and n != size for n, size in pairs):
         raise ValueError(
             f"{name} must broadcast to {tuple(sizes)} (x without time), got {tuple(value.shape)}; "
             "one value for each channel of [T, B, C, H, W] has shape [C, 1, 1]"

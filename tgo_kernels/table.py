@@ -27,8 +27,10 @@ def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     first = min([d for value in values for d in range(value.dim()) if value.shape[d] != 1], default=len(dims))
     sizes = [x.shape[d + 1] for d in dims]
     repeats, period = prod(sizes[:first]), prod(sizes[first:])
-    aligned = 1 if period % 16 == 0 else 16  # so that D is a multiple of 16, and what lies D apart is aligned alike
-    rows = -(-COLUMNS.get(x.device.type, 2**18) // (period * aligned)) * aligned if period else 1
+    columns = COLUMNS.get(x.device.type, 2**18)
+    # D is a multiple of 16, so that what lies D apart is aligned alike, unless it would be much larger for it.
+    aligned = 1 if period % 16 == 0 or period * 16 > columns else 16
+    rows = -(-columns // (period * aligned)) * aligned if period else 1
     if not torch.compiler.is_compiling():  # which would have to know for which batch
         rows = min(rows, repeats)
     return _Spread.apply((rows, *sizes[first:]), *(value.reshape(value.shape[first:]) for value in values)), x
@@ -54,8 +56,8 @@ class _Spread(torch.autograd.Function):
 
 
 def exact_sum(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``x.sum_to_size(shape)``, in integers, so that it is the same in every order: for up to 2^27 terms, which are
-    rounded to 2^-37 of the largest."""
+    """``x.sum_to_size(shape)``, in integers, so that it is the same in every order: for fewer than 2^27 terms, which
+    are rounded to 2^-37 of the largest."""
     dims = [d - x.dim() for d, size in enumerate((1,) * (x.dim() - len(shape)) + tuple(shape)) if size == 1]
     if not dims or x.numel() == 0:
         return x.sum_to_size(shape)

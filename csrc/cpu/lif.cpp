@@ -73,8 +73,8 @@ void for_each_block(const Options& options, const Layout& layout, const F& f) {
 }
 
 // Where the block after that at m begins, for what is fetched ahead.
-int64_t next_block(const Options& options, const Layout& layout, int64_t m) {
-  return m + (m + options.columns < layout.neurons ? options.columns : kBlock);
+int64_t next_block(const Options& options, const Layout& layout, int64_t column, int64_t m) {
+  return m + options.columns < layout.neurons ? m + options.columns : column + kBlock;
 }
 
 // A table's rows at a column, if there is one.
@@ -122,7 +122,7 @@ Totals forward(const Options& options, const Layout& layout, const Kernels& kern
     for (int64_t t = 0; t < layout.steps; t += size) {
       const int64_t end = std::min(t + size, layout.steps);
       const bool last = end == layout.steps;
-      const int64_t next = last ? layout.offset(next_block(options, layout, m), 0) : layout.offset(m, end);
+      const int64_t next = last ? layout.offset(next_block(options, layout, column, m), 0) : layout.offset(m, end);
       const Chunk chunk{t, end - t, m, len, next - layout.offset(m, t)};
       float* v_next = last ? v_final + m : checkpoints ? checkpoints + t / size * layout.neurons + m : s.v;
       noise.draw(chunk, xi);
@@ -160,7 +160,7 @@ void backward(const Options& options, const Layout& layout, const Kernels& kerne
     float* g = g_v ? g_v + m : s.g_v;
     if (!g_v) std::fill(g, g + len, 0.f);
     for (int64_t t = last; t >= 0; t -= size) {
-      const int64_t next = t ? layout.offset(m, t - size) : layout.offset(next_block(options, layout, m), last);
+      const int64_t next = t ? layout.offset(m, t - size) : layout.offset(next_block(options, layout, column, m), last);
       const Chunk chunk{t, std::min(size, layout.steps - t), m, len, next - layout.offset(m, t)};
       const float* v = t ? checkpoints + (t / size - 1) * layout.neurons + m : v_init ? v_init + m : s.v;
       if (v == s.v) std::fill(s.v, s.v + len, options.neuron.v_rest);

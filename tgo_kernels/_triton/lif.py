@@ -12,6 +12,7 @@ from tgo_kernels._triton.math import NO_NOISE, four_normals, one_step, one_step_
 from tgo_kernels._triton.rows import (
     SPAN,
     WORDS,
+    add_to_table,
     front,
     load_rows,
     load_states,
@@ -212,8 +213,7 @@ def lif_fwd_kernel(
                         neuron = neuron_of(constants, table, OWN)
                         after, s, h, _, _ = four_steps(v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE)
                         v = turn(v, after)
-                        if OWN:
-                            table = turn_table(table, (table[0][0], table[1][0], table[2][0]))
+                        table = turn_table(table)
                         spikes = ()
                         for i in tl.static_range(SPAN):
                             spikes = spikes + (tl.where(s[i], 1.0, 0.0),)
@@ -262,6 +262,7 @@ def four_steps_back(
     curve,
     guard_margin,
     k,
+    exists,
     OWN: tl.constexpr,
     HAS_G_SPIKES: tl.constexpr,
     SOFT: tl.constexpr,
@@ -294,12 +295,12 @@ def four_steps_back(
             g_h -= pull
             to_threshold += pull
         g_x = (gain * g_h,) + g_x
-        exists = True if WHOLE else within(t + i, steps)
         if OWN:
-            g_decay += tl.where(exists, g_h * (before[i] - v_rest), 0.0)
-            g_gain += tl.where(exists, g_h * x[i], 0.0)
-            g_threshold += tl.where(exists, to_threshold, 0.0)
-        g_v = decay * g_h if WHOLE else tl.where(exists, decay * g_h, g_v)
+            counts = exists if WHOLE else exists & within(t + i, steps)
+            g_decay += tl.where(counts, g_h * (before[i] - v_rest), 0.0)
+            g_gain += tl.where(counts, g_h * x[i], 0.0)
+            g_threshold += tl.where(counts, to_threshold, 0.0)
+        g_v = decay * g_h if WHOLE else tl.where(within(t + i, steps), decay * g_h, g_v)
     return g_v, g_x, (g_decay, g_gain, g_threshold)
 
 
@@ -386,6 +387,8 @@ def lif_bwd_kernel(
             load_states(g_v_final_ptr, states, COUNT) if HAS_G_V_FINAL else splat(0.0, COUNT if KEEPS_G_V else 1, BLOCK)
         )
 
+        exists = tl.arange(0, BLOCK) * COUNT < states[2]
+
         # From the last span to the first: forward through it from the state saved before, and back.
         spans = 1 if ONCE else (phase + steps + SPAN - 1) // SPAN
         for back in range(spans):
@@ -412,8 +415,7 @@ def lif_bwd_kernel(
                                     v[0], words, xi, t, steps, neuron, DTYPE, SOFT, NOISE, WHOLE
                                 )
                                 v = turn(v, after)
-                                if OWN:
-                                    table = turn_table(table, (table[0][0], table[1][0], table[2][0]))
+                                table = turn_table(table)
                                 words = next_of(words, DTYPE)
                             rows = turn_rows(rows, words)
 
@@ -436,14 +438,11 @@ def lif_bwd_kernel(
                         v = turn(v, v[0])
                         x, g_s = values_of(words, DTYPE), values_of(g_words, DTYPE)
                         g_before, g_x, g_own = four_steps_back(
-                            g_v[0], h, u, states_before, x, g_s, t, steps, neuron, curve, guard_margin, k,
+                            g_v[0], h, u, states_before, x, g_s, t, steps, neuron, curve, guard_margin, k, exists,
                             OWN, HAS_G_SPIKES, SOFT, NOISE, GUARD, CURVE, SURROGATE_AT_H, DETACH_RESET, WHOLE,
                         )  # fmt: skip
-                        if OWN:
-                            table = turn_table(table, (table[0][0], table[1][0], table[2][0]))
-                            sums = turn_table(
-                                sums, (sums[0][0] + g_own[0], sums[1][0] + g_own[1], sums[2][0] + g_own[2])
-                            )
+                        table = turn_table(table)
+                        sums = add_to_table(sums, g_own)
                         g_v = turn(g_v, g_before if KEEPS_G_V else g_v[0])
                         words, g_words = put_all(words, g_x, DTYPE), next_of(g_words, DTYPE)
                     rows = turn_rows(rows, words)

@@ -149,8 +149,22 @@ def store_table(ptr, table, columns, states, ALIGNMENT: tl.constexpr, COUNT: tl.
 
 
 @triton.jit
-def turn_table(table, last):
-    return turn(table[0], last[0]), turn(table[1], last[1]), turn(table[2], last[2])
+def turn_table(table):
+    """A table, if there is one, with its next column at the front."""
+    if len(table) == 0:
+        return table
+    else:
+        return turn(table[0], table[0][0]), turn(table[1], table[1][0]), turn(table[2], table[2][0])
+
+
+@triton.jit
+def add_to_table(table, more):
+    """The same, with ``more`` added to the column that was at the front."""
+    if len(table) == 0:
+        return table
+    else:
+        a, b, c = table[0], table[1], table[2]
+        return turn(a, a[0] + more[0]), turn(b, b[0] + more[1]), turn(c, c[0] + more[2])
 
 
 @triton.jit

@@ -187,6 +187,8 @@ def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
         if (tau := node.tau.min()) < dt * (1 - 1e-6):
             raise ValueError(f"tau={tau:g} is less than dt={dt:g}: with this step the membrane would alternate")
         own["decay"], own["gain"] = np.maximum(0.0, 1 - dt / node.tau), node.r * dt / node.tau
+    for name, values in own.items():
+        check_number(name, float(values.min()))
     if any(np.unique(values).size != 1 for values in own.values()):
         return Held(own, v_reset=v_reset, **options)
     return LIF.from_decay(*(float(own[name].flat[0]) for name in OWN), v_reset, **options)

@@ -63,10 +63,10 @@ class FusedLeaky(Fused, snntorch.Leaky):
     def learned(self, dims: int) -> dict[str, Tensor]:
         found = {}
         if of_its_own(self.beta):
-            found["decay"] = self.beta.clamp(0, 1)
+            found["decay"] = self.beta.float().clamp(0, 1)
         if of_its_own(self.threshold):
-            now = self.threshold.detach()
-            found["v_threshold"] = self.threshold + (above(now) - now)
+            threshold = self.threshold.float()
+            found["v_threshold"] = threshold + (above(threshold) - threshold).detach()
         return found
 
     def _load_from_state_dict(self, *arguments: Any) -> None:

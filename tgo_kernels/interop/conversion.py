@@ -97,4 +97,4 @@ def convert(
 
 def above(threshold: Tensor) -> Tensor:
     """The least fp32 number above ``threshold``: firing at ``>=`` this is firing at ``>`` that."""
-    return torch.nextafter(threshold, torch.full_like(threshold, torch.inf))
+    return torch.nextafter(threshold.float(), torch.full_like(threshold, torch.inf, dtype=torch.float32))

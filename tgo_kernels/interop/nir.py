@@ -30,8 +30,8 @@ def to_nir(model: nn.Module, example: Tensor, dt: float = DT) -> nir.NIRGraph:
     Raises:
         ImportError: nir and nirtorch are not installed.
         ValueError: naming the layer, for what NIR does not hold: soft reset, noise in evaluation, ``decay > 1``,
-            neurons of which some leak; and where the graph, read again, does not give what the model gives for
-            ``example``.
+            a layer in which some neurons leak and others do not; and where the graph, read again, does not give what
+            the model gives for ``example``.
         NotImplementedError: naming the module, for others than those above.
     """
     from tgo_kernels.interop import _nir
@@ -53,8 +53,8 @@ def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -
         ImportError: nir and nirtorch are not installed.
         TypeError: an option that NIR says of each layer.
         ValueError: naming the node, for what a layer does not compute: ``v_leak != v_reset``, either of them
-            different between neurons, ``tau < dt``, a cycle; and ``learn_decay`` or ``learn_threshold`` where constants
-            differ.
+            different between neurons, ``tau < dt``, a cycle; and ``learn_decay`` where nothing leaks or nothing
+            stays, and, as ``learn_threshold``, where constants differ.
     """
     from tgo_kernels.interop import _nir
 
