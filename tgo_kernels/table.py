@@ -58,7 +58,8 @@ class _Spread(torch.autograd.Function):
 def exact_sum(x: Tensor, shape: Sequence[int]) -> Tensor:
     """``x.sum_to_size(shape)``, in integers, so that it is the same in every order: for fewer than 2^27 terms, which
     are rounded to 2^-37 of the largest."""
-    dims = [d - x.dim() for d, size in enumerate((1,) * (x.dim() - len(shape)) + tuple(shape)) if size == 1]
+    wanted = (1,) * (x.dim() - len(shape)) + tuple(shape)
+    dims = [d for d, (given, size) in enumerate(zip(x.shape, wanted, strict=True)) if size == 1 and given != 1]
     if not dims or x.numel() == 0:
         return x.sum_to_size(shape)
     unit = x.abs().amax(dims, keepdim=True).double().clamp_min(2.0**-149) * 2.0**-36
