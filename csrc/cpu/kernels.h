@@ -8,7 +8,7 @@
 
 namespace tgo::cpu {
 
-constexpr int64_t kBlock = 1024;  // neurons in a block at the most; a multiple of 64
+constexpr int64_t kBlock = 512;  // neurons in a block at the most; a multiple of 64
 constexpr int64_t kMaxChunk = 8;  // steps that a kernel takes, and between two checkpoints, at the most
 
 // Sums over neurons and steps; those of the penalty are exact (see reference.py), so that their order does not show.

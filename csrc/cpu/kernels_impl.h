@@ -41,7 +41,7 @@ TGO_HD void stream(float* to, F value, Count count, bool past_caches) {
 }
 
 // Into the second cache, ahead of its use: rows are too short for the machine to foresee the next.
-TGO_HD void fetch(const void* at) { __builtin_prefetch(at, 0, 2); }
+TGO_HD void fetch(const void* at) { __builtin_prefetch(at, 0, 3); }
 TGO_HD void fetch_to_write(const void* at) { __builtin_prefetch(at, 1, 2); }
 
 template <class Body>
