@@ -6,6 +6,7 @@ import os
 import threading
 
 import pytest
+import snntorch
 import torch
 import torch.distributed as dist
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 import tgo_kernels as tgo
+from tgo_kernels.interop import snntorch as from_snntorch
 from tgo_kernels.interop import spikingjelly
 
 on_every_device = pytest.mark.parametrize("device", ["cpu", "cuda"][: 1 + torch.cuda.is_available()])
@@ -65,6 +67,70 @@ def test_a_converted_model_compiles_to_one_graph_for_all_sizes(device):
         torch.testing.assert_close(run(model, x, compiled), run(eager, x), rtol=1e-4, atol=1e-5)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert len(set(graphs)) == 1
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_inference_compiles_where_constants_learn(backend):
+    torch.compiler.reset()
+    x = torch.randn(4, 3, 16)
+    for model in (tgo.LIF(learn_decay=True, channels=16), neuron.ParametricLIFNode(step_mode="m")):
+        model = nn.Sequential(model).eval()
+        spikingjelly.convert(model)
+        with torch.no_grad():
+            found = torch.compile(model, fullgraph=True, backend=backend)(x)
+            functional.reset_net(model)
+            assert torch.equal(found, model(x)) and found.any()
+    torch.compiler.reset()
+
+
+def test_step_by_step_compiles_to_one_graph():
+    """One for the first step, and one for all that follow."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = nn.Sequential(layer.Linear(6, 8), neuron.LIFNode())
+    spikingjelly.convert(model, guard_margin=0.5)
+    compiled, found = torch.compile(model, fullgraph=True, backend="aot_eager"), []
+    x = 4 * torch.randn(12, 16, 6)
+    for call in (model, compiled):
+        functional.reset_net(model)
+        spikes = torch.stack([call(step) for step in x])
+        found.append((spikes, tgo.guard_penalty(model), model[1].firing_rate))
+    torch.testing.assert_close(*found)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        functional.reset_net(model)
+        for step in x:
+            compiled(step)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("sequence", [True, False])
+def test_a_converted_snntorch_model_compiles_for_all_batches(sequence):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lif = nn.Linear(6, 8), snntorch.Leaky(0.9, learn_beta=True, reset_delay=False)
+
+        def forward(self, x):
+            if sequence:
+                return self.lif(self.fc(x), self.lif.init_leaky())[0]
+            mem, spikes = self.lif.init_leaky(), []
+            for step in x:
+                spike, mem = self.lif(self.fc(step), mem)
+                spikes.append(spike)
+            return torch.stack(spikes)
+
+    torch.compiler.reset()
+    model = Net()
+    from_snntorch.convert(model, sequence=sequence)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for i, batch in enumerate((16, 20, 17, 24)):
+        x = 4 * torch.randn(4, batch, 6)
+        torch._dynamo.mark_dynamic(x, 1)
+        with torch._dynamo.config.patch(error_on_recompile=i > 1):
+            found = compiled(x)
+        found.sum().backward()
+        assert torch.equal(found, model(x)) and found.any()
     torch.compiler.reset()
 
 
@@ -126,6 +192,17 @@ def test_autocast(dtype, device):
     scaler.step(optimizer)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
+    too_large = torch.amp.GradScaler(device, init_scale=2.0**120)  # overflows: the step is left out
+    before = [p.detach().clone() for p in model.parameters()]
+    model.zero_grad()
+    with torch.autocast(device, dtype):
+        loss = loss_of(model, model(x))
+    too_large.scale(2.0**20 * loss).backward()
+    too_large.step(optimizer)
+    too_large.update()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert too_large.get_scale() < 2.0**120
+
 
 @on_every_device
 def test_checkpointing_draws_the_same_noise_again(device):
@@ -157,23 +234,27 @@ def test_deterministic_algorithms():
 
 def test_several_threads_at_once():
     x = [torch.randn(4, 500, generator=torch.Generator().manual_seed(i)) for i in range(4)]
-    expected = [tgo.lif(one, noise_std=0.3, noise_seed=i).spikes for i, one in enumerate(x)]
-    wrong = []
+    wrong, done = [], []
+
+    def gradient(i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        given = x[i].clone().requires_grad_()
+        spikes = tgo.lif(given, noise_std=0.3, noise_seed=i).spikes
+        spikes.sum().backward()
+        return spikes, given.grad
 
     def work(i: int) -> None:
         for _ in range(50):
-            given = x[i].clone().requires_grad_()
-            spikes = tgo.lif(given, noise_std=0.3, noise_seed=i).spikes
-            spikes.sum().backward()
-            if not torch.equal(spikes, expected[i]) or given.grad is None:
+            if any(not torch.equal(a, b) for a, b in zip(gradient(i), expected[i], strict=True)):
                 wrong.append(i)
+        done.append(i)
 
+    expected = [gradient(i) for i in range(4)]
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not wrong and len(done) == 4
 
 
 class Encoded(Dataset):

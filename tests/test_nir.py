@@ -60,7 +60,7 @@ def test_round_trip_by_a_file(model, tmp_path):
 
 
 def test_constants_of_each_neuron():
-    """Those that learnt are written, and read as they are; snnTorch, which has them of each neuron, agrees."""
+    """Those that learnt are written, and read as they are."""
     learns = {"learn_decay": True, "learn_threshold": True, "channels": 30}
     model, x = exact(nn.Sequential(nn.Linear(20, 30), tgo.LIF(decay_input=False, **learns))), dyadic(T, B, 20)
     neurons = model[1]

@@ -95,8 +95,8 @@ def test_dynamic_shapes_do_not_recompile():
             assert torch.equal(spikes, net(x))
 
 
-def test_constants_and_chunks_do_not_recompile():
-    """Another noise_step, and another number where the first is dynamic; nor does a stateful layer."""
+def test_chunks_do_not_recompile():
+    """Another noise_step, nor a stateful layer that goes on."""
     call = torch.compile(
         lambda x, step: tgo.lif(x, noise_std=0.3, noise_seed=5, noise_step=step), backend="aot_eager", fullgraph=True
     )

@@ -99,6 +99,9 @@ def run(
     """:func:`lif` for constants that are already a :class:`Neuron`."""
     check_tensors(x, v_init, neuron)
     noise.check_step(noise_step, x.shape[0])
+    transformed = torch._C._are_functorch_transforms_active()
+    if transformed and not torch.compiler.is_compiling():
+        _check_transform()
     device = x.device
     engine = ops.choose(impl, device)
     seed = noise.seed_for(neuron.noise_std, noise_seed, device)
@@ -112,9 +115,17 @@ def run(
     checkpoint_every = ops.CHECKPOINT_EVERY if trains else 0
     guarded = neuron.guard_margin > 0
     arguments = (x, v_init, table, seed, noise_step, checkpoint_every, neuron.constants, guarded, engine)
-    plainly = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    plainly = torch.compiler.is_compiling() or transformed
     out = LIFOutput(*(_LIF.apply if plainly else _apply)(*arguments)[:5])
     return out if x is given else out._replace(spikes=like(torch.empty_like(given), out.spikes))
+
+
+def _check_transform() -> None:
+    name = torch._C._functorch.peek_interpreter_stack().key().name
+    if name == "Vmap":
+        raise RuntimeError("tgo_kernels.lif has no vmap: all dimensions of x but the first are neurons, put it there")
+    if name == "Jvp":
+        raise RuntimeError("tgo_kernels.lif has no forward-mode derivative (jvp): take the backward, or torch.func.vjp")
 
 
 class _LIF(torch.autograd.Function):

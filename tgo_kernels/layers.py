@@ -97,7 +97,7 @@ class LIF(nn.Module):
         self.noise_in_eval = noise_in_eval
         self.stateful = stateful
         self.impl = impl
-        self._counts: tuple[Tensor, Tensor, int] | None = None  # neighbors, fired, of how many
+        self._counts: tuple[Tensor, Tensor, int | Tensor] | None = None  # neighbors, fired, of how many
         self.reset()
 
     @classmethod
@@ -165,12 +165,12 @@ class LIF(nn.Module):
     @property
     def firing_rate(self) -> Tensor | None:
         """Spikes per neuron and step in the last forward, a scalar; None before the first."""
-        return None if self._counts is None else self._counts[1] / max(self._counts[2], 1)
+        return None if self._counts is None else share(self._counts[1], self._counts[2])
 
     @property
     def neighbor_rate(self) -> Tensor | None:
         """Share of membranes within ``guard_margin`` of the threshold in the last forward; None before the first."""
-        return None if self._counts is None else self._counts[0] / max(self._counts[2], 1)
+        return None if self._counts is None else share(self._counts[0], self._counts[2])
 
     def _check_state(self, x: Tensor) -> None:
         check_tensors(x, None, self.neuron)
@@ -198,6 +198,10 @@ class LIF(nn.Module):
             if isinstance(state[name], Tensor):
                 state[name] = state[name].detach()
         return state
+
+
+def share(count: Tensor, of: int | Tensor) -> Tensor:
+    return count / (of.clamp(min=1) if isinstance(of, Tensor) else max(of, 1))
 
 
 def rate_logit(decay: float) -> float:

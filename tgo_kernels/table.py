@@ -40,8 +40,8 @@ class _Spread(torch.autograd.Function):
     """Values that broadcast to ``shape``, as rows of so many columns. A gradient is a sum whose order does not show."""
 
     @staticmethod
-    def forward(shape, *values):
-        return torch.stack([value.expand(shape) for value in values]).flatten(1)
+    def forward(shape, decay, gain, v_threshold):
+        return torch.stack([value.expand(shape) for value in (decay, gain, v_threshold)]).flatten(1)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -40,6 +40,10 @@ class FusedLeaky(Fused, snntorch.Leaky):
         super().reset()
         self.mem = torch.zeros(0)  # of no input's shape, as at first
 
+    def reset_mem(self) -> Tensor:
+        self.reset()
+        return self.mem
+
     def detach(self, *states: Tensor) -> None:
         """The layer's own; with arguments, that of snnTorch."""
         snntorch.Leaky.detach(*states)

@@ -44,11 +44,14 @@ class Fused(LIF):
         if penalty is not None and penalty.requires_grad and not (self.v is not None and self.v.requires_grad):
             penalty = None  # truncated backpropagation: the graph of the former steps is gone
         spikes = LIF.forward(self, x.unsqueeze(0)).squeeze(0)
-        if penalty is not None and counts is not None and self.penalty is not None and self._counts is not None:
-            steps = counts[2] // max(x.numel(), 1)
+        assert self._counts is not None and self.penalty is not None
+        neighbors, fired, _ = self._counts
+        of = torch.full_like(fired, x.numel())  # a number that grows would be compiled in, anew in every step
+        if penalty is not None and counts is not None:
+            steps = counts[2] / of.clamp(min=1)
             self.penalty = (steps * penalty + self.penalty) / (steps + 1)
-            neighbors, fired, of = self._counts
-            self._counts = counts[0] + neighbors, counts[1] + fired, counts[2] + of
+            neighbors, fired, of = counts[0] + neighbors, counts[1] + fired, counts[2] + of
+        self._counts = neighbors, fired, of
         return spikes
 
 

@@ -52,9 +52,9 @@ def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -
     Raises:
         ImportError: nir and nirtorch are not installed.
         TypeError: an option that NIR says of each layer.
-        ValueError: naming the node, for what a layer does not compute: ``v_leak != v_reset``, either of them
-            different between neurons, ``tau < dt``, a cycle; and ``learn_decay`` where nothing leaks or nothing
-            stays, and, as ``learn_threshold``, where constants differ.
+        ValueError: naming the node, for what a layer does not compute: ``v_leak != v_reset``, either of them different
+            between neurons, ``tau < dt``, a cycle; ``learn_decay`` where decay is 1 or 0; and, as ``learn_threshold``,
+            where constants differ.
     """
     from tgo_kernels.interop import _nir
 
