@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import tgo_kernels as tgo
 from benchmarks import record
 from benchmarks.peers import PEERS
-from benchmarks.run import times_of
+from benchmarks.run import percentiles, times_of
 
 SHAPE = (4, 32, 64, 32, 32)  # [T, batch, channels, height, width]
 SHAPES = {"one for all": (), "one a channel": (*SHAPE[2:3], 1, 1), "one a neuron": SHAPE[1:]}
@@ -68,7 +68,7 @@ def main() -> None:
     plain = statistics.median(times["plain"])
     rows = []
     for name, values in times.items():
-        p20, p50, p80 = statistics.quantiles(values, n=10, method="inclusive")[1:8:3]
+        p20, p50, p80 = percentiles(values)
         version = PEERS[name].version if name in PEERS else tgo.__version__
         row = (name, version, SHAPE[0], math.prod(SHAPE[1:]), options.threads, *(f"{v:.3f}" for v in (p20, p50, p80)))
         rows.append(dict(zip(COLUMNS, (*row, f"{p50 / plain:.3f}"), strict=False)) | about)

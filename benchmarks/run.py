@@ -84,8 +84,13 @@ def times_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
     return times
 
 
+def percentiles(values: list[float]) -> list[float]:
+    """p20, p50 and p80."""
+    return statistics.quantiles(values, n=10, method="inclusive")[1:8:3]
+
+
 def figures(case: Case, values: list[float], ceiling: float, bytes_per_step: int) -> dict[str, object]:
-    p20, p50, p80 = statistics.quantiles(values, n=10, method="inclusive")[1:8:3]
+    p20, p50, p80 = percentiles(values)
     rate = bytes_per_step * case.size / p50 / 1e6
     return {
         "p20_ms": f"{p20:.4f}",

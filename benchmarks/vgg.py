@@ -19,7 +19,7 @@ from benchmarks import record
 from benchmarks.cases import PLAIN
 from benchmarks.peers import OURS, PEERS, Peer, forward_backward
 from benchmarks.robustness.models import vgg11
-from benchmarks.run import probe, times_of
+from benchmarks.run import percentiles, probe, times_of
 from benchmarks.verify import gate
 
 CLASSES = 10
@@ -81,7 +81,7 @@ def measure(peers: list[Peer], rounds: int, **sizes: float) -> list[dict]:
     whole, parts = times_of(calls, rounds), times_of(alone, rounds)
     rows = []
     for peer in peers:
-        p20, p50, p80 = statistics.quantiles(whole[peer.name], n=10, method="inclusive")[1:8:3]
+        p20, p50, p80 = percentiles(whole[peer.name])
         lif = statistics.median(parts[peer.name])
         values = (peer.name, peer.version, peer.differs, torch.get_num_threads(), *shape)
         values = (*values, *(f"{value:.2f}" for value in (p20, p50, p80, lif)), f"{lif / p50:.3f}")

@@ -40,7 +40,7 @@ TGO_HD void stream(float* to, F value, Count count, bool past_caches) {
     store(to, value, count);
 }
 
-// Into the second cache, ahead of its use: rows are too short for the machine to foresee the next.
+// Into the caches, ahead of its use: rows are too short for the machine to foresee the next.
 TGO_HD void fetch(const void* at) { __builtin_prefetch(at, 0, 3); }
 TGO_HD void fetch_to_write(const void* at) { __builtin_prefetch(at, 1, 2); }
 
