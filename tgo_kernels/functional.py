@@ -1,13 +1,13 @@
-"""The door: ``lif()`` checks its arguments, picks an engine, and is one autograd Function."""
+"""The door: ``lif()`` checks its arguments, picks an engine, and is one differentiable operator."""
 
 import functools
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_if_dead as _unwrap_if_dead
 
 from tgo_kernels import noise, ops, reference
 from tgo_kernels.layout import like
+from tgo_kernels.library import no_forward_mode
 from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
 from tgo_kernels.surrogate import ATan, Surrogate
 from tgo_kernels.table import table_of
@@ -99,89 +99,22 @@ def run(
     """:func:`lif` for constants that are already a :class:`Neuron`."""
     check_tensors(x, v_init, neuron)
     noise.check_step(noise_step, x.shape[0])
-    transformed = torch._C._are_functorch_transforms_active()
-    if transformed and not torch.compiler.is_compiling():
-        _check_transform()
+    compiling = torch.compiler.is_compiling()
+    if compiling and torch.autograd.forward_ad._current_level >= 0:
+        no_forward_mode()  # compilers lose tangents
     device = x.device
     engine = ops.choose(impl, device)
-    seed = noise.seed_for(neuron.noise_std, noise_seed, device)
+    plainly = neuron.noise_std == 0 and noise_seed is None
+    seed = None if plainly else noise.seed_for(neuron.noise_std, noise_seed, device)
     if engine == "reference":
         return reference.run(x, v_init, seed, noise_step, neuron)
     table, given = None, x
     if neuron.own is not None:
         table, x = table_of(neuron.own, x)
-    leaves = x.requires_grad or (v_init is not None and v_init.requires_grad)
-    trains = torch.is_grad_enabled() and (leaves or (table is not None and table.requires_grad))
-    checkpoint_every = ops.CHECKPOINT_EVERY if trains else 0
-    guarded = neuron.guard_margin > 0
-    arguments = (x, v_init, table, seed, noise_step, checkpoint_every, neuron.constants, guarded, engine)
-    plainly = torch.compiler.is_compiling() or transformed
-    out = LIFOutput(*(_LIF.apply if plainly else _apply)(*arguments)[:5])
+    arguments = x, v_init, table, seed, noise_step, 0, neuron.constants
+    if compiling or torch._C._are_functorch_transforms_active():
+        results = ops.OPERATORS[engine][0](*arguments)
+    else:
+        results = ops.differentiable(engine, *arguments)
+    out = LIFOutput(*results[:5])
     return out if x is given else out._replace(spikes=like(torch.empty_like(given), out.spikes))
-
-
-def _check_transform() -> None:
-    name = torch._C._functorch.peek_interpreter_stack().key().name
-    if name == "Vmap":
-        raise RuntimeError("tgo_kernels.lif has no vmap: all dimensions of x but the first are neurons, put it there")
-    if name == "Jvp":
-        raise RuntimeError("tgo_kernels.lif has no forward-mode derivative (jvp): take the backward, or torch.func.vjp")
-
-
-class _LIF(torch.autograd.Function):
-    @staticmethod
-    def forward(x, v_init, table, seed, noise_step, checkpoint_every, constants, guarded, engine):
-        return ops.OPERATORS[engine][0](x, v_init, table, seed, noise_step, checkpoint_every, constants)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, v_init, table, seed, noise_step, checkpoint_every, constants, guarded, engine = inputs
-        penalty, checkpoints = output[2], output[5]  # neighbors and fired are integers, which have no gradient
-        ctx.mark_non_differentiable(*((checkpoints,) if guarded else (penalty, checkpoints)))
-        ctx.about = x.stride(), noise_step, checkpoint_every, constants, engine
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, v_init, table, seed, checkpoints)
-
-    @staticmethod
-    def backward(ctx, g_spikes, g_v_final, g_penalty, *_):
-        x, v_init, table, seed, checkpoints = ctx.saved_tensors
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # create_graph=True: the gradient depends on x even where grads are constants. (torch.compile refuses it.)
-            with torch.no_grad():
-                gradients = _LIF.backward(ctx, g_spikes, g_v_final, g_penalty)
-            return tuple(None if g is None else _Once.apply(g, x, v_init, table) for g in gradients)
-        strides, noise_step, checkpoint_every, constants, engine = ctx.about
-        if x.stride() != strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
-            template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
-            x = torch.empty_like(template, device=x.device).copy_(x)
-        _, need_g_v_init, need_g_table, *_ = ctx.needs_input_grad
-        saved = (x, v_init, table, seed, noise_step, checkpoint_every, checkpoints)
-        incoming = g_spikes, g_v_final, g_penalty
-        g_x, g_v_init, g_table = ops.OPERATORS[engine][1](*saved, *incoming, need_g_v_init, constants)
-        g_v_init, g_table = g_v_init if need_g_v_init else None, g_table if need_g_table else None
-        return g_x, g_v_init, g_table, None, None, None, None, None, None
-
-
-def _apply(x, v_init, table, *others):
-    """Function.apply in eager mode, less its binding of the arguments, which takes longer than a small layer."""
-    v_init = None if v_init is None else _unwrap_if_dead(v_init)
-    table = None if table is None else _unwrap_if_dead(table)
-    return super(torch.autograd.Function, _LIF).apply(_unwrap_if_dead(x), v_init, table, *others)
-
-
-class _Once(torch.autograd.Function):
-    """A gradient whose own derivative raises, instead of being silently taken for a constant."""
-
-    @staticmethod
-    def forward(gradient, *inputs):
-        return gradient.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, grad):
-        raise RuntimeError(
-            "tgo_kernels.lif is differentiable once; its gradient has no derivative (once_differentiable)"
-        )

@@ -10,6 +10,7 @@ from tgo_kernels.surrogate import FLOAT32, ATan, NoisePDF, Surrogate
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 NoiseMode = Literal["membrane", "threshold"]
+GUARD_MARGIN = 8  # its place in Neuron.constants
 OWN = ("decay", "gain", "v_threshold")  # constants that each neuron can have of its own
 
 

@@ -2,26 +2,31 @@
 
 Each engine has the same pair of operators, ``lif_fwd`` and ``lif_bwd``: those of the compiled engine keep these names,
 those of Triton end in ``_triton``. x may have any layout: a dense one is processed as it lies, anything else is copied
-once. Results take x's layout.
+once. Results take x's layout. ``lif_fwd`` is differentiable, once; what else transforms of torch could ask for raises.
 """
 
 import functools
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
 
 from tgo_kernels import native
+from tgo_kernels.library import LIBRARY, Function, apply, below, gradient, no_vmap
+from tgo_kernels.neuron import GUARD_MARGIN
 
 CHECKPOINT_EVERY = 8  # steps between two saved states; T <= 8 saves none
 
 # constants: those of Neuron, switches as 0 or 1. One list, since torch takes 0.2 us for each argument.
 # table: decay, gain and v_threshold, [3, D] fp32: those of neuron m in the order of memory stand in column m % D.
-# checkpoints: (T-1) // checkpoint_every rows of N fp32, states that far apart, where the engine likes; none for 0.
+# checkpoints: (T-1) // checkpoint_every rows of N fp32, states that far apart, where the engine likes; none for 0,
+# unless a gradient is to come: then it is CHECKPOINT_EVERY.
 _FORWARD = (
     "(Tensor x, Tensor? v_init, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
     "float[] constants)"
@@ -35,7 +40,6 @@ _BACKWARD = (
 ENGINES = ("native", "triton", "reference")
 _SUFFIX = {"native": "", "triton": "_triton"}
 
-_library = torch.library.Library("tgo_kernels", "DEF")
 # The fakes promise strides, and neuron indices follow them: the compiler must not choose others.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
@@ -79,11 +83,11 @@ def _lif_bwd_fake(
 
 for _suffix in _SUFFIX.values():
     for _name, _schema, _fake in (("lif_fwd", _FORWARD, _lif_fwd_fake), ("lif_bwd", _BACKWARD, _lif_bwd_fake)):
-        _library.define(_name + _suffix + _schema, tags=_TAGS)
-        torch.library.register_fake(f"tgo_kernels::{_name}{_suffix}", _fake, lib=_library)
+        LIBRARY.define(_name + _suffix + _schema, tags=_TAGS)
+        torch.library.register_fake(f"tgo_kernels::{_name}{_suffix}", _fake, lib=LIBRARY)
 
 
-_library.define("cpu_kernels() -> str")  # the instruction set that the compiled engine runs here
+LIBRARY.define("cpu_kernels() -> str")  # the instruction set that the compiled engine runs here
 
 
 def _lif_fwd_triton(*args: Any) -> tuple[Tensor, ...]:
@@ -98,8 +102,8 @@ def _lif_bwd_triton(*args: Any) -> tuple[Tensor, ...]:
     return lif_bwd(*args)
 
 
-_library.impl("lif_fwd_triton", _lif_fwd_triton, "CompositeExplicitAutograd")
-_library.impl("lif_bwd_triton", _lif_bwd_triton, "CompositeExplicitAutograd")
+LIBRARY.impl("lif_fwd_triton", _lif_fwd_triton, "CompositeExplicitAutograd")
+LIBRARY.impl("lif_bwd_triton", _lif_bwd_triton, "CompositeExplicitAutograd")
 
 
 # The forward and backward operator of an engine.
@@ -110,6 +114,85 @@ OPERATORS: dict[str, tuple[Callable, Callable]] = {
     )
     for engine, suffix in _SUFFIX.items()
 }
+
+
+def differentiable(
+    engine: str,
+    x: Tensor,
+    v_init: Tensor | None,
+    table: Tensor | None,
+    seed: Tensor | None,
+    noise_step: int,
+    checkpoint_every: int,
+    constants: Sequence[float],
+) -> tuple[Tensor, ...]:
+    """``lif_fwd`` with its gradient. Where nothing is traced or transformed, the shortest way to it, too."""
+    x = unwrap_if_dead(x)  # left by a transform that has ended
+    v_init = None if v_init is None else unwrap_if_dead(v_init)
+    table = None if table is None else unwrap_if_dead(table)
+    leaves = x.requires_grad or (v_init is not None and v_init.requires_grad)
+    trains = torch.is_grad_enabled() and (leaves or (table is not None and table.requires_grad))
+    every = checkpoint_every or (CHECKPOINT_EVERY if trains else 0)
+    others: list[Tensor] = []  # what has no gradient: autograd takes a microsecond for each result
+    return *apply(_Forward, x, v_init, table, seed, noise_step, every, constants, engine, others), *others
+
+
+class _Forward(Function):
+    @staticmethod
+    def forward(ctx, x, v_init, table, seed, noise_step, checkpoint_every, constants, engine, others):
+        results = below(OPERATORS[engine][0], x, v_init, table, seed, noise_step, checkpoint_every, constants)
+        spikes, v_final, penalty, neighbors, fired, checkpoints = results
+        others += neighbors, fired, checkpoints
+        if constants[GUARD_MARGIN] == 0:
+            ctx.mark_non_differentiable(penalty)
+        ctx.about = x.stride(), noise_step, checkpoint_every, constants, engine
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, v_init, table, seed, checkpoints)
+        return spikes, v_final, penalty
+
+    @staticmethod
+    def backward(ctx, g_spikes, g_v_final, g_penalty):
+        x, v_init, table, seed, checkpoints = ctx.saved_tensors
+        strides, noise_step, checkpoint_every, constants, engine = ctx.about
+        if x.stride() != strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
+            template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
+            x = torch.empty_like(template, device=x.device).copy_(x)
+        _, need_g_v_init, need_g_table, *_ = ctx.needs_input_grad
+        saved = (x, v_init, table, seed, noise_step, checkpoint_every, checkpoints)
+        arguments = (*saved, g_spikes, g_v_final, g_penalty, need_g_v_init, constants)
+        operator = OPERATORS[engine][1]
+        differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        g_x, g_v_init, g_table = operator(*arguments) if differentiated else below(operator, *arguments)
+        g_v_init, g_table = g_v_init if need_g_v_init else None, g_table if need_g_table else None
+        return g_x, g_v_init, g_table, None, None, None, None, None, None
+
+
+class _Backward(Function):
+    """``lif_bwd``, whose own derivative raises instead of being silently zero."""
+
+    @staticmethod
+    def forward(ctx, engine, *arguments):
+        return below(OPERATORS[engine][1], *arguments)
+
+    @staticmethod
+    def backward(ctx, *grads) -> NoReturn:
+        raise RuntimeError(
+            "tgo_kernels.lif is differentiable once; its gradient has no derivative (once_differentiable)"
+        )
+
+
+def _row_by_row(operator: Callable, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple:
+    """A backward for each of many incoming gradients, as ``is_grads_batched`` and ``jacrev`` ask for."""
+    rows = [
+        operator(*(a.select(dim, i) if isinstance(dim, int) else a for a, dim in zip(arguments, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    return tuple(map(torch.stack, zip(*rows, strict=True))), (0, 0, 0)
+
+
+for _engine, (_forward, _backward) in OPERATORS.items():
+    gradient(_forward, partial(differentiable, _engine), no_vmap)
+    gradient(_backward, partial(apply, _Backward, _engine), partial(_row_by_row, _backward))
 
 
 def why_not(engine: str, device: torch.device) -> str | None:

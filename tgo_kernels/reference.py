@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tgo_kernels import noise
+from tgo_kernels.library import Function, below, differentiated
 from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
 from tgo_kernels.surrogate import ATan, Surrogate
 
@@ -37,17 +38,15 @@ def lif(
 def run(x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, neuron: Neuron) -> LIFOutput:
     """:func:`lif` with its arguments already checked. Computes in fp32, or in fp64 for an fp64 ``x``."""
     s, h, v = _unroll(x, v_init, seed, noise_step, neuron)
-    with torch.no_grad():
-        fired = torch.stack([s_t.sum(dtype=torch.int64) for s_t in s]).sum()
-        neighbors = torch.zeros_like(fired)
+    fired = torch.stack([s_t.detach().sum(dtype=torch.int64) for s_t in s]).sum()
+    neighbors = torch.zeros_like(fired)
     penalty = torch.zeros((), device=x.device)
     if neuron.guard_margin > 0:
         distance = [(h_t - neuron.v_threshold).abs() for h_t in h]
         # A sum in fp64 of such fp32 terms is exact (up to 2^28 of them), so that its order does not matter.
         totals = [torch.relu(neuron.guard_margin - d).sum(dtype=torch.float64) for d in distance]
         penalty = (torch.stack(totals).sum() / max(x.numel(), 1)).float()
-        with torch.no_grad():
-            neighbors = torch.stack([(d < neuron.guard_margin).sum() for d in distance]).sum()
+        neighbors = torch.stack([(d < neuron.guard_margin).sum() for d in distance]).sum()
     spikes = torch.stack(s).to(x.dtype)
     if spikes.stride() != x.stride():
         spikes = torch.empty_like(x, requires_grad=False).copy_(spikes)
@@ -80,7 +79,8 @@ def _unroll(
     for t, x_t in enumerate(x.unbind(0)):
         h = neuron.decay * v + neuron.gain * x_t.to(dtype) + neuron.leak_bias
         u = h + neuron.noise_std * xi[t] if xi else h
-        s = _Fire.apply(u, h, neuron.v_threshold + torch.zeros_like(u), neuron)
+        z = neuron.surrogate.derivative((h if neuron.surrogate_at_h else u) - neuron.v_threshold)
+        s = straight_through((u >= neuron.v_threshold).to(dtype), u - neuron.v_threshold, z)
         v = _reset(s, u if neuron.noise_mode == "membrane" else h, neuron)
         spikes.append(s)
         charged.append(h)
@@ -92,41 +92,26 @@ def _reset(s: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
     if neuron.v_reset is None:
         return v - spike * neuron.v_threshold
     # v_reset + (1 - s) (v - v_reset), but by selection, so that an infinite membrane resets to a number.
-    return _SpikeGradient.apply(torch.where(s > 0, neuron.v_reset, v), spike, neuron.v_reset - v)
+    return straight_through(torch.where(s > 0, neuron.v_reset, v), spike, neuron.v_reset - v)
 
 
-class _Fire(torch.autograd.Function):
-    """``s = 1[u >= v_threshold]``, with the surrogate as its derivative (with respect to u; noise is a constant)."""
-
-    @staticmethod
-    def forward(u: Tensor, h: Tensor, v_threshold: Tensor, neuron: Neuron) -> Tensor:
-        return (u >= v_threshold).to(u.dtype)
+class _StraightThrough(Function):
+    """``value`` unchanged; its derivative with respect to ``s`` is ``slope``, beside what it has of its own."""
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        u, h, v_threshold, ctx.neuron = inputs
-        ctx.save_for_backward(h if ctx.neuron.surrogate_at_h else u, v_threshold)
+    def forward(ctx, value, s, slope):
+        ctx.save_for_backward(slope)
+        return below(straight_through, value, s, slope)
 
     @staticmethod
     def backward(ctx, grad):
-        at, v_threshold = ctx.saved_tensors
-        z = ctx.neuron.surrogate.derivative(at - v_threshold)
-        through = torch.where(grad == 0, grad, grad * z)  # z of a NaN membrane is NaN
-        return through, None, -through, None
+        (slope,) = ctx.saved_tensors
+        return grad, torch.where(grad == 0, 0, grad * slope), None  # the slope of what is not finite is not, either
 
 
-class _SpikeGradient(torch.autograd.Function):
-    """``v`` unchanged; its derivative with respect to the spike is ``jump``, the step that the reset makes."""
-
-    @staticmethod
-    def forward(v: Tensor, s: Tensor, jump: Tensor) -> Tensor:
-        return v.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(inputs[2])
-
-    @staticmethod
-    def backward(ctx, grad):
-        (jump,) = ctx.saved_tensors
-        return grad, torch.where(grad == 0, 0, grad * jump), None  # the jump may be infinite
+straight_through = differentiated(
+    "straight_through",
+    "(Tensor value, Tensor s, Tensor slope) -> Tensor",
+    lambda value, s, slope: value.clone(),
+    _StraightThrough,
+)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tgo_kernels.layout import arrange, outermost_first
+from tgo_kernels.library import Function, below, differentiated
 
 COLUMNS = {"cpu": 2**16, "cuda": 2**18}  # enough to keep all cores busy, and little beside a large layer
 
@@ -33,26 +34,30 @@ def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     rows = -(-columns // (period * aligned)) * aligned if period else 1
     if not torch.compiler.is_compiling():  # which would have to know for which batch
         rows = min(rows, repeats)
-    return _Spread.apply((rows, *sizes[first:]), *(value.reshape(value.shape[first:]) for value in values)), x
+    return spread((rows, *sizes[first:]), *(value.reshape(value.shape[first:]) for value in values)), x
 
 
-class _Spread(torch.autograd.Function):
+class _Spread(Function):
     """Values that broadcast to ``shape``, as rows of so many columns. A gradient is a sum whose order does not show."""
 
     @staticmethod
-    def forward(shape, decay, gain, v_threshold):
-        return torch.stack([value.expand(shape) for value in (decay, gain, v_threshold)]).flatten(1)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.shape, *values = inputs
-        ctx.shapes = [value.shape for value in values]
+    def forward(ctx, shape, *values):
+        ctx.shape, ctx.shapes = shape, [value.shape for value in values]
+        return below(spread, shape, *values)
 
     @staticmethod
     def backward(ctx, grad):
-        grads = grad.unflatten(1, ctx.shape)
+        grads = grad.reshape(3, *ctx.shape)
         needed = ctx.needs_input_grad[1:]
         return None, *(exact_sum(g, s) if need else None for g, s, need in zip(grads, ctx.shapes, needed, strict=True))
+
+
+spread = differentiated(
+    "spread",
+    "(SymInt[] shape, Tensor decay, Tensor gain, Tensor v_threshold) -> Tensor",
+    lambda shape, *values: torch.stack([value.expand(shape) for value in values]).flatten(1),
+    _Spread,
+)
 
 
 def exact_sum(x: Tensor, shape: Sequence[int]) -> Tensor:

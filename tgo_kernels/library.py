@@ -1,0 +1,81 @@
+"""The library of operators, and how an operator has its gradient on every road: eager, compiled, functional, exported.
+
+An autograd Function alone is not enough: whoever traces what it calls (``torch.export``, compiled ``torch.func``
+transforms) differentiates the operators within, past the Function. So the Function stands behind the operator's own
+autograd key, where all roads come by, and its forward calls the same operator below that key, where transforms further
+out find it. What has no derivative raises: forward mode, vmap.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from torch._C._functorch import peek_interpreter_stack
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+
+LIBRARY = torch.library.Library("tgo_kernels", "DEF")
+
+
+class Function(torch.autograd.Function):
+    """The gradient of an operator. Its ``forward`` is the operator :func:`below`."""
+
+    @staticmethod
+    def jvp(ctx, *tangents) -> None:
+        no_forward_mode()
+
+
+@torch.compiler.assume_constant_result  # raised while compiling, it is no reason for a graph break
+def no_forward_mode() -> None:
+    raise RuntimeError("tgo_kernels.lif has no forward-mode derivative (jvp): take the backward, or torch.func.vjp")
+
+
+def no_vmap(*arguments: Any) -> NoReturn:
+    raise RuntimeError("tgo_kernels.lif has no vmap: all dimensions of x but the first are neurons, put it there")
+
+
+def differentiated(name: str, schema: str, plain: Callable, function: type[Function]) -> Callable:
+    """Defines an operator of :mod:`tgo_kernels`: ``plain`` torch, with the gradient of ``function``."""
+    LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+    LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
+    operator = getattr(torch.ops.tgo_kernels, name).default
+    gradient(operator, partial(apply, function), no_vmap)
+    return operator
+
+
+def gradient(operator: Any, differentiable: Callable, vmap: Callable) -> None:
+    LIBRARY.impl(operator, differentiable, "Autograd")
+    torch.library.register_vmap(operator, vmap, lib=LIBRARY)
+
+
+def apply(function: type[Function], *arguments: Any) -> Any:
+    """``function.apply``, less its binding of the arguments, which takes longer than a small layer.
+
+    To be called behind an operator, where functorch has undone a transform, or where none is active.
+    """
+    if peek_interpreter_stack() is None:
+        return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
+    with enable_single_level_autograd_function():
+        return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
+
+
+def below(operator: Callable, *arguments: Any) -> Any:
+    """The operator past its gradient; transforms further out have theirs, for which a Function's forward is no bar."""
+    if peek_interpreter_stack() is not None:
+        with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
+            return operator(*arguments)
+    if _is_excluded(_AUTOGRAD):
+        return operator(*arguments)
+    _exclude(_AUTOGRAD, True)  # what _AutoDispatchBelowAutograd does, at a third of its cost
+    try:
+        return operator(*arguments)
+    finally:
+        _exclude(_AUTOGRAD, False)
+
+
+_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
+_is_excluded, _exclude = (
+    torch._C._dispatch_tls_is_dispatch_key_excluded,
+    torch._C._dispatch_tls_set_dispatch_key_excluded,
+)
