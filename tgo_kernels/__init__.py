@@ -7,6 +7,7 @@ from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, ne
 from tgo_kernels.layers import LIF
 from tgo_kernels.neuron import LIFOutput, Neuron
 from tgo_kernels.ops import available_impls, explain_impl
+from tgo_kernels.over_time import OverTime
 from tgo_kernels.surrogate import *  # noqa: F403
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "GuardSchedule",
     "LIFOutput",
     "Neuron",
+    "OverTime",
     "available_impls",
     "explain_impl",
     "flip_probability",
