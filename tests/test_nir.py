@@ -168,7 +168,7 @@ def test_other_modules_are_refused_and_nothing_is_changed():
     layers = nn.Sequential(nn.Linear(4, 4), tgo.LIF(stateful=True)).train()
     layers(torch.rand(2, 3, 4))
     state = layers[1].v
-    to_nir(layers, torch.rand(2, 5, 4))
+    to_nir(layers, 4 * torch.rand(2, 5, 4))
     assert layers[1].v is state and layers.training
 
 
@@ -195,10 +195,11 @@ class Odd(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.fc(x)
-        return self.lif(y + 1 if self.what == "constant" else y + y)
+        given = {"constant": y + 1, "twice": y + y, "end": y}[self.what]
+        return self.lif(given) + (self.what == "end")
 
 
-@pytest.mark.parametrize("what", ["constant", "twice"])
+@pytest.mark.parametrize("what", ["constant", "twice", "end"])
 def test_what_nirtorch_would_write_wrong_is_refused(what):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="this model computes something else"):

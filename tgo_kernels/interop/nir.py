@@ -21,22 +21,30 @@ def to_nir(model: nn.Module, example: Tensor, dt: float = DT) -> nir.NIRGraph:
         tau = dt / (1 - decay);    r = gain tau / dt;    v_leak = v_reset          LIF
         r = gain / dt                                                              IF
 
-    Beside it: Linear, Conv1d, Conv2d, AvgPool2d, Flatten, and subclasses of these such as SpikingJelly's layers.
+    Beside it: Linear, Conv1d, Conv2d, AvgPool2d (``nir.SumPool2d`` if ``divisor_override=1``) and Flatten, within
+    :class:`tgo_kernels.OverTime` where they take no time axis, or as SpikingJelly's layers; and sums. The model is
+    written as it is in evaluation: Identity and Dropout are left out, and weights are those in effect, such as those of
+    ``torch.nn.utils.parametrize``.
+
+    The graph is read again, and what each layer is given and gives for ``example`` compared with the model, in fp32.
+    A UserWarning names the layers of which no neuron fires, or all in every step: there this says little.
 
     Args:
-        model: takes [T, B, *]; traced by torch.fx, once, with ``example``, for the shapes.
+        model: takes [T, B, *]; traced by torch.fx.
+        example: [T, B, *]; of the shape, and best of the kind, that the model is for.
         dt: of one time step, in seconds.
 
     Raises:
         ImportError: nir and nirtorch are not installed.
         ValueError: naming the layer, for what NIR does not hold: soft reset, noise in evaluation, ``decay > 1``,
-            a layer in which some neurons leak and others do not; and where the graph, read again, does not give what
-            the model gives for ``example``.
-        NotImplementedError: naming the module, for others than those above.
+            a layer in which some neurons leak and others do not, ``groups``; for layers that take one time step a
+            call; for functions other than sums; and where the graph, read again, does not give what the model gives.
+        NotImplementedError: naming the module, for others than those above, subclasses of them with a ``forward`` of
+            their own among them.
     """
-    from tgo_kernels.interop import _nir
+    from tgo_kernels.interop import _to_nir
 
-    return _nir.write(model, example, dt)
+    return _to_nir.write(model, example, dt)
 
 
 def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -> nn.Module:
@@ -45,7 +53,8 @@ def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -
     Neurons fire at ``>=``, as everywhere here; NIR writes ``>``, and frameworks differ.
 
     Args:
-        graph: or the path of its file. Without cycles. Constants that differ between neurons become buffers.
+        graph: or the path of its file. Without cycles, with one input and one output; graphs may be nodes of it.
+            Constants that differ between neurons become buffers.
         dt: as it was written.
         options: of every layer, such as ``noise_std`` or ``surrogate``, as in :class:`tgo_kernels.LIF`.
 
@@ -53,9 +62,10 @@ def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -
         ImportError: nir and nirtorch are not installed.
         TypeError: an option that NIR says of each layer.
         ValueError: naming the node, for what a layer does not compute: ``v_leak != v_reset``, either of them different
-            between neurons, ``tau < dt``, a cycle; ``learn_decay`` where decay is 1 or 0; and, as ``learn_threshold``,
-            where constants differ.
+            between neurons, ``tau < dt``, a cycle, a sum that is the output; ``learn_decay`` where decay is 1 or 0;
+            and, as ``learn_threshold``, where constants differ.
+        NotImplementedError: naming the node, for other kinds than :func:`to_nir` writes.
     """
-    from tgo_kernels.interop import _nir
+    from tgo_kernels.interop import _from_nir
 
-    return _nir.read(graph, dt, options)
+    return _from_nir.read(graph, dt, options)

@@ -1,0 +1,156 @@
+"""Modules from NIR's nodes; imported by the first exchange."""
+
+from collections.abc import Callable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import nir
+import nirtorch
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tgo_kernels.layers import LIF
+from tgo_kernels.neuron import OWN, check_number
+from tgo_kernels.over_time import OverTime
+
+
+def read(graph: nir.NIRGraph | str | Path, dt: float, options: Mapping[str, Any]) -> nn.Module:
+    check_number("dt", dt, minimum=1e-30)
+    if given := options.keys() & {"tau", "decay_input", "v_threshold", "v_reset"}:
+        raise TypeError(f"{', '.join(sorted(given))}: NIR says it of each layer")
+    if not isinstance(graph, nir.NIRGraph):
+        graph = nir.read(graph)
+    names = checked(graph)
+
+    def module(node: nir.NIRNode) -> nn.Module:
+        try:
+            return made(node, dt, options)
+        except (ValueError, RuntimeError) as why:
+            raise ValueError(f"{names[id(node)]}: {why}") from None
+
+    return nirtorch.nir_to_torch(graph, dict.fromkeys(MADE, module))
+
+
+MADE = (
+    nir.Affine,
+    nir.Linear,
+    nir.Conv1d,
+    nir.Conv2d,
+    nir.AvgPool2d,
+    nir.SumPool2d,
+    nir.Flatten,
+    nir.IF,
+    nir.LIF,
+)
+
+
+def checked(graph: nir.NIRGraph, within: str = "") -> dict[int, str]:
+    """The names of all nodes, by identity; nirtorch would make something of each graph that is refused here."""
+    before: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for source, target in graph.edges:
+        before[target].append(source)
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError as cycle:
+        raise ValueError(f"this graph is recurrent: {' -> '.join(within + name for name in cycle.args[1])}") from None
+    for end in (nir.Input, nir.Output):
+        ends = [within + name for name, node in graph.nodes.items() if isinstance(node, end)]
+        if len(ends) != 1:
+            where = ", ".join(ends) or within.removesuffix(".") or "nodes"
+            raise ValueError(f"{where}: a graph needs one {end.__name__}, got {len(ends)}")
+    if len({name.replace(".", "_") for name in graph.nodes}) != len(graph.nodes):
+        raise ValueError(f"names that differ in . and _ alone: {', '.join(within + name for name in graph.nodes)}")
+    names = {}
+    for name, node in graph.nodes.items():
+        names[id(node)] = within + name
+        if type(node) is nir.NIRGraph:
+            names |= checked(node, f"{within}{name}.")
+        elif type(node) not in (nir.Input, nir.Output, *MADE):
+            known = ", ".join(kind.__name__ for kind in MADE)
+            raise NotImplementedError(f"{within}{name}: no layer computes a {type(node).__name__}; known are {known}")
+        lead = len(before[name])
+        if lead > 1 and isinstance(node, nir.Output):
+            sources = ", ".join(before[name])
+            raise ValueError(f"{within}{name}: {sources} lead to it, but a sum needs a node that takes it")
+        if not lead and not isinstance(node, nir.Input):
+            raise ValueError(f"{within}{name}: nothing leads to it")
+    return names
+
+
+def made(node: nir.NIRNode, dt: float, options: Mapping[str, Any]) -> nn.Module:
+    if isinstance(node, (nir.IF, nir.LIF)):
+        return layer(node, dt, options)
+    if isinstance(node, nir.Flatten):
+        start, end = (axis + 1 if axis >= 0 else axis for axis in (int(node.start_dim), int(node.end_dim)))
+        shape = node.input_type["input"]
+        if shape is not None and -start > len(shape):
+            raise ValueError(f"start_dim={start} flattens the batch of inputs {tuple(map(int, shape))}")
+        return OverTime(nn.Flatten(start, end))
+    if isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
+        size, stride, padding = pair(node.kernel_size), pair(node.stride), pair(node.padding)
+        if any(2 * p > k for p, k in zip(padding, size, strict=True)):
+            raise ValueError(f"padding={padding} is more than half of kernel_size={size}")
+        divisor = 1 if isinstance(node, nir.SumPool2d) else None
+        return OverTime(nn.AvgPool2d(size, stride, padding, divisor_override=divisor))
+    weight, bias = torch.tensor(node.weight, dtype=torch.float32), getattr(node, "bias", None)
+    if isinstance(node, (nir.Affine, nir.Linear)):
+        if weight.dim() != 2:
+            raise ValueError(f"weight must be a matrix, got shape {tuple(weight.shape)}")
+        module: Any = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    else:
+        kind: Callable = nn.Conv1d if isinstance(node, nir.Conv1d) else nn.Conv2d
+        how = (v if isinstance(v, str) else plain(v) for v in (node.stride, node.padding, node.dilation))
+        channels = weight.shape[1] * node.groups, weight.shape[0]
+        module = kind(*channels, tuple(weight.shape[2:]), *how, node.groups, bias is not None)
+    module.weight.data = weight
+    if bias is not None:
+        module.bias.data = torch.tensor(bias, dtype=torch.float32)
+    return module if isinstance(module, nn.Linear) else OverTime(module)
+
+
+class Held(LIF):
+    """A layer whose neurons have constants of their own, as NIR gave them."""
+
+    def __init__(self, own: Mapping[str, np.ndarray], **options: Any) -> None:
+        super().__init__(**options)
+        if self.learn_decay or self.learn_threshold:
+            raise ValueError("constants that differ between neurons are held and do not learn")
+        for name, values in own.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def learned(self, dims: int) -> dict[str, Tensor]:
+        return {name: getattr(self, name).float() for name in OWN}
+
+
+def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
+    v_reset = single(node, "v_reset")
+    own = {"decay": np.ones_like(node.r), "gain": node.r * dt, "v_threshold": node.v_threshold}
+    if isinstance(node, nir.LIF):
+        v_leak = single(node, "v_leak")
+        if not np.isclose(v_leak, v_reset):
+            raise ValueError(f"a layer leaks to v_reset, but v_leak is {v_leak:g} and v_reset {v_reset:g}")
+        if (tau := node.tau.min()) < dt * (1 - 1e-6):
+            raise ValueError(f"tau={tau:g} is less than dt={dt:g}: with this step the membrane would alternate")
+        own["decay"], own["gain"] = np.maximum(0.0, 1 - dt / node.tau), node.r * dt / node.tau
+    for name, values in own.items():
+        check_number(name, float(values.min()))
+    if any(np.unique(values).size != 1 for values in own.values()):
+        return Held(own, v_reset=v_reset, **options)
+    return LIF.from_decay(*(float(own[name].flat[0]) for name in OWN), v_reset, **options)
+
+
+def single(node: nir.NIRNode, name: str) -> float:
+    values = np.unique(getattr(node, name))
+    if values.size != 1:
+        raise ValueError(f"{name} differs between neurons ({values.min():g} to {values.max():g})")
+    return float(values[0])
+
+
+def plain(value: Any) -> Any:
+    return tuple(np.asarray(value).tolist()) if np.ndim(value) else int(value)
+
+
+def pair(value: Any) -> tuple[int, int]:
+    return (int(value), int(value)) if np.ndim(value) == 0 else plain(value)
