@@ -128,15 +128,17 @@ def cases(draw: st.DrawFn) -> Case:
         surrogate = tgo.NoisePDF()
     normal = lambda *size: torch.randn(size, generator=generator)  # noqa: E731
     constants = {"decay": pick(0.5, 0.9, 1.0, 0.0, 1 / 3), "gain": pick(1.0, 0.5, 0.37)}
-    constants["v_threshold"] = pick(1.0, 0.7, 0.0)
+    millivolts = pick(False, False, False, True)
+    constants["v_threshold"] = -50.0 if millivolts else pick(1.0, 0.7, 0.0)
+    scale = 20.0 if millivolts else 1.0
     if draw(st.booleans()):
         constants = {name: own_constant(draw, value, shape, generator) for name, value in constants.items()}
     return Case(
-        x=lay(1.2 * normal(steps, *shape), layout).to(dtype),
-        v_init=lay(normal(1, *shape), pick(*LAYOUTS[:4]))[0] if draw(st.booleans()) else None,
+        x=lay(1.2 * scale * normal(steps, *shape), layout).to(dtype),
+        v_init=lay(scale * normal(1, *shape), pick(*LAYOUTS[:4]))[0] if draw(st.booleans()) else None,
         constants={
             **constants,
-            "v_reset": pick(0.0, None, -0.2, 0.3),
+            "v_reset": pick(-65.0, -65.0, None) if millivolts else pick(0.0, None, -0.2, 0.3),
             "surrogate": surrogate,
             "detach_reset": draw(st.booleans()),
             "noise_std": noise_std,

@@ -11,6 +11,7 @@ from tgo_kernels.surrogate import FLOAT32, ATan, NoisePDF, Surrogate
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 NoiseMode = Literal["membrane", "threshold"]
 GUARD_MARGIN = 8  # its place in Neuron.constants
+MINIMUM = dict.fromkeys(("v_threshold", "v_reset"), -FLOAT32.max)  # of the others it is 0
 OWN = ("decay", "gain", "v_threshold")  # constants that each neuron can have of its own
 
 
@@ -28,8 +29,8 @@ class LIFOutput(NamedTuple):
 class Neuron:
     """The constants of a neuron model in canonical form (see :func:`tgo_kernels.lif` for the equations).
 
-    Raises TypeError or ValueError, naming the constant, for what is no finite number, or negative (``v_reset`` alone
-    may be), or too large for fp32. The values of tensors are not looked at, which would wait for the GPU.
+    Raises TypeError or ValueError, naming the constant, for what is no finite number, or negative (``v_threshold`` and
+    ``v_reset`` may be), or too large for fp32. The values of tensors are not looked at, which would wait for the GPU.
     """
 
     decay: float | Tensor = 0.5
@@ -43,21 +44,25 @@ class Neuron:
     guard_margin: float = 0.0
     constants: ClassVar[tuple[float, ...]]  #: of all neurons, in the order that the operators expect
     own: ClassVar[tuple[Tensor, ...] | None] = None  #: decay, gain and v_threshold, if one of them is a tensor
+    tensors: ClassVar[tuple[str, ...]] = ()  #: which of them were given as tensors
 
     def __post_init__(self) -> None:
-        tensors = [value for value in (self.decay, self.gain, self.v_threshold) if isinstance(value, Tensor)]
+        given = {name: value for name in OWN if isinstance(value := getattr(self, name), Tensor)}
+        tensors = list(given.values())
         for name in OWN:
             value = getattr(self, name)
             if not isinstance(value, Tensor):
-                check_number(name, value, kind="float or a tensor")
+                check_number(name, value, MINIMUM.get(name, 0.0), "float or a tensor")
                 if tensors:  # so that leak_bias is computed as where they learn
-                    object.__setattr__(self, name, torch.full((), value, dtype=torch.float32, device=tensors[0].device))
+                    dtype, device = state_dtype(tensors[0].dtype), tensors[0].device
+                    object.__setattr__(self, name, torch.full((), value, dtype=dtype, device=device))
         if tensors:
             object.__setattr__(self, "own", (self.decay, self.gain, self.v_threshold))
+            object.__setattr__(self, "tensors", tuple(given))
         for name in ("noise_std", "guard_margin"):
             check_number(name, getattr(self, name))
         if self.v_reset is not None:
-            check_number("v_reset", self.v_reset, minimum=-FLOAT32.max)
+            check_number("v_reset", self.v_reset, MINIMUM["v_reset"])
         if not isinstance(self.surrogate, Surrogate):
             raise TypeError(f"surrogate must be a tgo_kernels.Surrogate such as ATan(2.0), got {self.surrogate!r}")
         check_bool("detach_reset", self.detach_reset)
@@ -114,29 +119,39 @@ def check_bool(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
-def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron) -> None:
-    """The tensors of a call: x is [T, *] with T >= 1, v_init [*] and the neuron's own are fp32 on the same device."""
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the state, the constants and the arithmetic for an x of ``dtype``."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron, impl: str = "auto") -> None:
+    """The tensors of a call: x is [T, *] with T >= 1, v_init [*] and the neuron's own are fp32 on the same device.
+
+    With impl="reference" all of them may be fp64.
+    """
     if not isinstance(x, Tensor):
+        if isinstance(x, torch.fx.Proxy):
+            raise TypeError("torch.fx must take LIF layers as leaves: Tracer.is_leaf_module returns True for a tgo.LIF")
         raise TypeError(f"x must be a torch.Tensor of shape [T, *], got {type(x).__name__}")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
+    if x.dtype not in DTYPES and not (x.dtype == torch.float64 and impl == "reference"):
+        raise TypeError(f"x must be float32, float16 or bfloat16 (or float64 with impl='reference'), got {x.dtype}")
     if x.layout != torch.strided or x.is_nested:
-        raise TypeError(f"x must be a dense (strided) tensor, got {x.layout}")
+        what = "a nested one; torch.nested.to_padded_tensor makes it dense" if x.is_nested else x.layout
+        raise TypeError(f"x must be a dense (strided) tensor, got {what}")
     if x.dim() == 0:
         raise ValueError("x must have a time axis first, shape [T, *]; got a scalar")
     if x.shape[0] == 0:
         raise ValueError(f"x must have at least one time step, got shape {tuple(x.shape)}")
-    if neuron.own is not None:
-        for name, value in zip(OWN, neuron.own, strict=True):
-            check_own(name, value, x)
+    for name in neuron.tensors:
+        check_own(name, getattr(neuron, name), x)
     if v_init is None:
         return
     if not isinstance(v_init, Tensor):
         raise TypeError(f"v_init must be a torch.Tensor or None, got {type(v_init).__name__}")
     if v_init.layout != torch.strided:
         raise TypeError(f"v_init must be a dense (strided) tensor, got {v_init.layout}")
-    if v_init.dtype != torch.float32:
-        raise TypeError(f"v_init must be float32, got {v_init.dtype}")
+    if v_init.dtype != state_dtype(x.dtype):
+        raise TypeError(f"v_init must be {named(state_dtype(x.dtype))} for x in {named(x.dtype)}, got {v_init.dtype}")
     if v_init.shape != x.shape[1:]:
         raise ValueError(f"v_init must have shape {tuple(x.shape[1:])} (x without time), got {tuple(v_init.shape)}")
     if v_init.device != x.device:
@@ -144,8 +159,9 @@ def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron) -> None:
 
 
 def check_own(name: str, value: Tensor, x: Tensor) -> None:
-    if value.layout != torch.strided or value.dtype != torch.float32:
-        raise TypeError(f"{name} must be a dense float32 tensor, got {value.dtype}, {value.layout}")
+    if value.layout != torch.strided or value.dtype != state_dtype(x.dtype):
+        wanted = f"a dense {named(state_dtype(x.dtype))} tensor"
+        raise TypeError(f"{name} must be {wanted}, got {value.dtype}, {value.layout}")
     if value.device != x.device:
         raise ValueError(f"{', '.join(OWN)} that are tensors must be on {x.device} as x is, got {value.device}")
     sizes = x.shape[1:]
@@ -155,3 +171,7 @@ def check_own(name: str, value: Tensor, x: Tensor) -> None:
             f"{name} must broadcast to {tuple(sizes)} (x without time), got {tuple(value.shape)}; "
             "one value for each channel of [T, B, C, H, W] has shape [C, 1, 1]"
         )
+
+
+def named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tgo_kernels import noise
 from tgo_kernels.library import Function, below, differentiated
-from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors
+from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors, state_dtype
 from tgo_kernels.surrogate import ATan, Surrogate
 
 __all__ = ["lif", "membrane"]
@@ -30,7 +30,7 @@ def lif(
 ) -> LIFOutput:
     """:func:`tgo_kernels.lif` in plain torch: the same arguments, results and errors. ``impl`` is not used."""
     neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
-    check_tensors(x, v_init, neuron)
+    check_tensors(x, v_init, neuron, "reference")
     noise.check_step(noise_step, x.shape[0])
     return run(x, v_init, noise.seed_for(neuron.noise_std, noise_seed, x.device), noise_step, neuron)
 
@@ -40,12 +40,12 @@ def run(x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, 
     s, h, v = _unroll(x, v_init, seed, noise_step, neuron)
     fired = torch.stack([s_t.detach().sum(dtype=torch.int64) for s_t in s]).sum()
     neighbors = torch.zeros_like(fired)
-    penalty = torch.zeros((), device=x.device)
+    penalty = torch.zeros((), dtype=v.dtype, device=x.device)
     if neuron.guard_margin > 0:
         distance = [(h_t - neuron.v_threshold).abs() for h_t in h]
         # A sum in fp64 of such fp32 terms is exact (up to 2^28 of them), so that its order does not matter.
         totals = [torch.relu(neuron.guard_margin - d).sum(dtype=torch.float64) for d in distance]
-        penalty = (torch.stack(totals).sum() / max(x.numel(), 1)).float()
+        penalty = (torch.stack(totals).sum() / max(x.numel(), 1)).to(v.dtype)
         neighbors = torch.stack([(d < neuron.guard_margin).sum() for d in distance]).sum()
     spikes = torch.stack(s).to(x.dtype)
     if spikes.stride() != x.stride():
@@ -56,11 +56,11 @@ def run(x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, 
 def membrane(
     x: Tensor, v_init: Tensor | None = None, seed: Tensor | None = None, noise_step: int = 0, *, neuron: Neuron
 ) -> Tensor:
-    """The membrane potential ``h[t]`` before noise and reset, [T, *] in fp32: what the guard looks at.
+    """The membrane potential ``h[t]`` before noise and reset, [T, *] in fp32 (fp64 for such x): what the guard sees.
 
     For histograms and diagnostics; ``seed`` is needed where ``neuron.noise_std > 0``.
     """
-    check_tensors(x, v_init, neuron)
+    check_tensors(x, v_init, neuron, "reference")
     return torch.stack(_unroll(x, v_init, seed, noise_step, neuron)[1])
 
 
@@ -68,7 +68,7 @@ def _unroll(
     x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, neuron: Neuron
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Spikes and charged membranes of every step, and the last state."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = state_dtype(x.dtype)
     v = torch.full_like(x[0], neuron.v_rest, dtype=dtype) if v_init is None else v_init.to(dtype)
     xi: tuple[Tensor, ...] = ()
     if neuron.noise_std > 0:
@@ -95,13 +95,16 @@ def _reset(s: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
     return straight_through(torch.where(s > 0, neuron.v_reset, v), spike, neuron.v_reset - v)
 
 
-class _StraightThrough(Function):
+def straight_through(value: Tensor, s: Tensor, slope: Tensor) -> Tensor:
     """``value`` unchanged; its derivative with respect to ``s`` is ``slope``, beside what it has of its own."""
+    return value if torch.onnx.is_in_onnx_export() else _straight_through(value, s, slope)  # which has no gradients
 
+
+class _StraightThrough(Function):
     @staticmethod
     def forward(ctx, value, s, slope):
         ctx.save_for_backward(slope)
-        return below(straight_through, value, s, slope)
+        return below(_straight_through, value, s, slope)
 
     @staticmethod
     def backward(ctx, grad):
@@ -109,7 +112,7 @@ class _StraightThrough(Function):
         return grad, torch.where(grad == 0, 0, grad * slope), None  # the slope of what is not finite is not, either
 
 
-straight_through = differentiated(
+_straight_through = differentiated(
     "straight_through",
     "(Tensor value, Tensor s, Tensor slope) -> Tensor",
     lambda value, s, slope: value.clone(),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels.layers import LIF
-from tgo_kernels.neuron import OWN, check_number
+from tgo_kernels.neuron import MINIMUM, OWN, check_number
 from tgo_kernels.over_time import OverTime
 
 
@@ -135,7 +135,7 @@ def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
             raise ValueError(f"tau={tau:g} is less than dt={dt:g}: with this step the membrane would alternate")
         own["decay"], own["gain"] = np.maximum(0.0, 1 - dt / node.tau), node.r * dt / node.tau
     for name, values in own.items():
-        check_number(name, float(values.min()))
+        check_number(name, float(values.min()), MINIMUM.get(name, 0.0))
     if any(np.unique(values).size != 1 for values in own.values()):
         return Held(own, v_reset=v_reset, **options)
     return LIF.from_decay(*(float(own[name].flat[0]) for name in OWN), v_reset, **options)
