@@ -48,7 +48,7 @@ def lif(
     Args:
         x: input current, [T, *] with T >= 1; fp32, fp16 or bf16; any strides. A dense layout (channels-last, transposed
             batch) is processed as it lies, anything else is copied once; so is a layout that permutes more than four
-            dimensions by Triton, and where constants are tensors.
+            dimensions by Triton, and where constants are tensors. fp64 with ``impl="reference"``, and then throughout.
         v_init: the state before the first step, [*] fp32; ``v_reset`` (0 under soft reset) if None.
         decay, gain: of the membrane and of the input per step; any framework's LIF has such a pair (see :class:`LIF`).
         v_threshold: fires at ``u >= v_threshold``. These three may be fp32 tensors that broadcast to [*], and learn: a
@@ -97,11 +97,13 @@ def run(
     x: Tensor, v_init: Tensor | None, neuron: Neuron, noise_seed: int | Tensor | None, noise_step: int, impl: str
 ) -> LIFOutput:
     """:func:`lif` for constants that are already a :class:`Neuron`."""
-    check_tensors(x, v_init, neuron)
+    check_tensors(x, v_init, neuron, impl)
     noise.check_step(noise_step, x.shape[0])
-    compiling = torch.compiler.is_compiling()
-    if compiling and torch.autograd.forward_ad._current_level >= 0:
-        no_forward_mode()  # compilers lose tangents
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if traced:
+        if torch.autograd.forward_ad._current_level >= 0:
+            no_forward_mode()  # compilers lose tangents
+        impl = _writable(impl)
     device = x.device
     engine = ops.choose(impl, device)
     plainly = neuron.noise_std == 0 and noise_seed is None
@@ -112,9 +114,21 @@ def run(
     if neuron.own is not None:
         table, x = table_of(neuron.own, x)
     arguments = x, v_init, table, seed, noise_step, 0, neuron.constants
-    if compiling or torch._C._are_functorch_transforms_active():
+    if traced or torch._C._are_functorch_transforms_active():
         results = ops.OPERATORS[engine][0](*arguments)
     else:
         results = ops.differentiable(engine, *arguments)
     out = LIFOutput(*results[:5])
     return out if x is given else out._replace(spikes=like(torch.empty_like(given), out.spikes))
+
+
+@torch.compiler.assume_constant_result
+def _writable(impl: str) -> str:
+    """The engine to ask for in a graph: ONNX knows plain torch alone."""
+    if not torch.onnx.is_in_onnx_export():
+        return impl
+    if impl not in ("auto", "reference"):
+        raise RuntimeError(
+            f"impl={impl!r} cannot be written as ONNX: make the layers impl='reference' for it, or 'auto'"
+        )
+    return "reference"
