@@ -8,26 +8,43 @@ from torch import Tensor, nn
 
 from tgo_kernels.layers import LIF
 from tgo_kernels.neuron import check_number
+from tgo_kernels.penalties import mean
 
 
 def guard_penalty(model: nn.Module) -> Tensor:
-    """``sum_l C_l``: the penalties of the model's LIF layers in their last forward, a scalar (TGO, eq. 13).
+    """``sum_l C_l``: the penalties of the model's LIF layers in this training step, a scalar (TGO, eq. 13).
 
-    Add it to the task's loss, weighted by :class:`GuardSchedule`. Layers with ``guard_margin == 0`` add 0.
+    Add it to the task's loss, weighted by :class:`GuardSchedule`. Layers with ``guard_margin == 0`` add 0. A layer's
+    penalty is the mean over all neurons and steps of its calls since it was last taken, by this function: of chunks
+    of a sequence, or of two views of a batch, as of one call on all of them. Once more without a forward in between,
+    it returns the same value. Calls with gradient count alone where there are any, and not those whose graph a backward
+    has freed, such as those of adversarial examples; without gradient, the last one counts (or the last sequence).
 
     Raises:
         ValueError: the model has no LIF layer.
-        RuntimeError: a guarded layer has not run since it was made or reset.
+        RuntimeError: a guarded layer has not run since it was made, or reset after its penalty was taken; or several of
+            its calls would have to be counted, in ``eval()`` with gradient, or more than two under ``torch.compile``.
     """
     layers = _layers(model)
     if not layers:
         raise ValueError("guard_penalty needs a model with LIF layers; this one has none")
     penalties: list[Tensor] = []
     for name, layer in layers.items():
-        if layer.penalty is not None:
-            penalties.append(layer.penalty)
-        elif layer.neuron.guard_margin > 0:
+        if layer.guard_margin == 0:
+            if layer.penalty is not None:
+                penalties.append(torch.zeros_like(layer.penalty))
+            continue
+        if not layer._calls:
             raise RuntimeError(f"LIF layer {name!r} has not run yet: call the model before guard_penalty(model)")
+        if layer._lost:
+            layer._taken = True  # the next forward starts anew
+            raise RuntimeError(
+                f"LIF layer {name!r} ran with gradient more often since its penalty was last taken than is kept (once "
+                "in eval(), twice under torch.compile): take guard_penalty(model) after each call, add up what counts, "
+                "and run under torch.no_grad() what does not"
+            )
+        layer._calls, layer._taken = (mean(layer._calls),), True
+        penalties.append(layer._calls[0].penalty)
     return (
         torch.stack([penalty.to(penalties[0].device) for penalty in penalties]).sum() if penalties else torch.zeros(())
     )
@@ -57,7 +74,10 @@ class GuardSchedule:
 
 
 def neighbor_rates(model: nn.Module) -> dict[str, float]:
-    """Share of threshold neighbours by the layer's name in the model, for the LIF layers that have run."""
+    """Share of threshold neighbours by the layer's name in the model, for the LIF layers that have run.
+
+    It is that of the last call, or, where that went on from a state, of all since the last start (see :class:`LIF`).
+    """
     rates = {name: layer.neighbor_rate for name, layer in _layers(model).items()}
     return {name: float(rate) for name, rate in rates.items() if rate is not None}
 

@@ -1,6 +1,5 @@
 """The neuron layer: one nn.Module for the plain, the noisy and the guarded LIF."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,10 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tgo_kernels import noise, ops
+from tgo_kernels import noise
+from tgo_kernels.constants import (
+    canonical,
+    check_settings,
+    fill,
+    held_as,
+    per_channel,
+    rate_logit,
+    read_tau,
+    readable,
+    readable_own,
+    shown,
+)
 from tgo_kernels.functional import run
 from tgo_kernels.neuron import OWN, LIFOutput, Neuron, NoiseMode, check_bool, check_number, check_tensors
-from tgo_kernels.surrogate import ATan, Surrogate
+from tgo_kernels.penalties import Call, added, node_of, out_of_inference, share, unwrapped, without_graph
+from tgo_kernels.surrogate import ATan, NoisePDF, Surrogate
+
+keep = object.__setattr__  # Module's takes 2 us
 
 
 class LIF(nn.Module):
@@ -23,11 +37,13 @@ class LIF(nn.Module):
 
     With ``learn_decay`` that is the parametric LIF (Fang et al., ICCV 2021, arXiv 2007.05785): 1/tau = sigmoid(w),
     where the parameter ``w`` learns, and the gain with it if ``decay_input``. With ``learn_threshold`` the parameter
-    ``v_threshold`` does; nothing keeps it positive.
+    ``v_threshold`` does; nothing keeps it positive. All constants can be read from the layer, and changed by
+    :meth:`set`.
 
     The noise is on while training; in ``eval()`` it is off, unless ``noise_in_eval``. After a forward the layer holds
-    ``penalty`` (with gradient where ``guard_margin > 0``), ``v`` (the state after the last step), ``firing_rate`` and
-    ``neighbor_rate``; none of them is part of the state_dict.
+    ``v`` (the state after the last step), and ``penalty`` (with gradient where ``guard_margin > 0``), ``firing_rate``
+    and ``neighbor_rate``: of the last call, or, where that went on from a state, of all calls since the last start
+    (a :meth:`reset`, a :meth:`detach`, a penalty that :func:`guard_penalty` took). None of them is in the state_dict.
 
     Args:
         tau: membrane time constant in steps, >= 1.
@@ -44,6 +60,13 @@ class LIF(nn.Module):
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
+
+    tau, decay_input = readable("tau", read_tau), readable("decay_input", lambda layer: layer._decay_input)
+    decay, gain, v_threshold = map(readable_own, OWN)
+    v_reset, surrogate, detach_reset = map(readable, ("v_reset", "surrogate", "detach_reset"))
+    noise_std, noise_mode, guard_margin = map(readable, ("noise_std", "noise_mode", "guard_margin"))
+    learn_decay = readable("learn_decay", lambda layer: layer._learn_decay)
+    learn_threshold = readable("learn_threshold", lambda layer: layer._learn_threshold)
 
     def __init__(
         self,
@@ -65,21 +88,15 @@ class LIF(nn.Module):
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        check_number("tau", tau, minimum=1.0)
-        check_number("v_threshold", v_threshold)
-        check_bool("decay_input", decay_input)
-        check_bool("noise_in_eval", noise_in_eval)
+        given = {"tau": tau, "decay_input": decay_input, "v_threshold": v_threshold}
+        check_settings({**given, "noise_in_eval": noise_in_eval, "impl": impl})
         check_bool("learn_decay", learn_decay)
         check_bool("learn_threshold", learn_threshold)
         check_bool("stateful", stateful)
-        ops.check_impl(impl)
         if channels is not None and (type(channels) is not int or channels < 1 or not (learn_decay or learn_threshold)):
             raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
-        decay = 1.0 - 1.0 / tau
-        self.neuron = Neuron(
-            decay=decay,
-            gain=1.0 / tau if decay_input else 1.0,
-            v_threshold=v_threshold,
+        neuron = Neuron(
+            **canonical(given, Neuron(), decay_input),
             v_reset=v_reset,
             surrogate=surrogate,
             detach_reset=detach_reset,
@@ -87,17 +104,20 @@ class LIF(nn.Module):
             noise_mode=noise_mode,
             guard_margin=guard_margin,
         )
+        self._learn_decay, self._learn_threshold = learn_decay, learn_threshold
         shape = () if channels is None else (channels,)
         if learn_decay:
-            self.w = nn.Parameter(torch.full(shape, rate_logit(decay)))
+            self.w = nn.Parameter(torch.full(shape, rate_logit(1.0 - 1.0 / tau)))
         if learn_threshold:
             self.v_threshold = nn.Parameter(torch.full(shape, float(v_threshold)))
-        self.decay_input = decay_input
-        self.learn_decay, self.learn_threshold = learn_decay, learn_threshold
+        self._neuron, self._decay_input = neuron, decay_input
+        self._pdf_of_noise = surrogate == NoisePDF()
         self.noise_in_eval = noise_in_eval
         self.stateful = stateful
         self.impl = impl
         self._counts: tuple[Tensor, Tensor, int | Tensor] | None = None  # neighbors, fired, of how many
+        self._calls: tuple[Call, ...] = ()  # whose penalties wait for guard_penalty, or are those that it took
+        self._taken, self._lost = True, False
         self.reset()
 
     @classmethod
@@ -110,73 +130,190 @@ class LIF(nn.Module):
         check_number("decay", decay)
         check_number("gain", gain)
         layer = cls(2.0, False, *others, **options)
-        layer.neuron = replace(layer.neuron, decay=decay, gain=gain)
+        layer._neuron = replace(layer._neuron, decay=decay, gain=gain)
         if layer.learn_decay:
-            nn.init.constant_(layer.w, rate_logit(decay))
+            fill(layer, "w", rate_logit(decay))
         return layer
 
+    @property
+    def neuron(self) -> Neuron:
+        """The constants of a call, but for those that learn. Another neuron may be assigned."""
+        return self._neuron
+
+    @neuron.setter
+    def neuron(self, neuron: Neuron) -> None:
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"neuron must be a tgo_kernels.Neuron, got {type(neuron).__name__}")
+        for name in self.learned(0):
+            if getattr(neuron, name) != getattr(self._neuron, name):
+                raise ValueError(f"{name} of this layer is a tensor of its own; layer.set({name}=...) writes to it")
+        self._neuron, self._pdf_of_noise = neuron, False
+
+    def set(self, **constants: Any) -> None:
+        """Change constants of the finished layer, by the names of the constructor, or ``decay`` and ``gain``.
+
+        All are checked as there, and where one is refused, none is changed. What learns is written into its parameter.
+        Other numbers are compiled in: ``torch.compile`` compiles once more. The gain follows tau, and the width of a
+        ``NoisePDF()`` follows noise_std, as in the constructor.
+
+        Raises:
+            TypeError, ValueError: naming the constant, what was expected and what came.
+        """
+        check_settings(constants)
+        new = canonical(constants, self._neuron, self.decay_input)
+        if "noise_std" in new and self._pdf_of_noise:
+            new.setdefault("surrogate", NoisePDF())
+        replace(self._neuron, **new)  # checks what it takes
+        scales = constants.get("decay_input", self.decay_input)
+        learns = {"decay": self.learn_decay, "gain": self.learn_decay and scales, "v_threshold": self.learn_threshold}
+        tensors = {name: new[name] for name in new if learns.get(name) or held_as(self, name) is not None}
+        new = {name: value for name, value in new.items() if name not in tensors}
+        if learns["gain"]:
+            tensors.pop("gain", None)
+        if self.learn_decay and "decay" in tensors:
+            tensors["w"] = rate_logit(tensors.pop("decay"))
+        # From here on nothing is refused.
+        for name, value in tensors.items():
+            fill(self, name, value)
+        self._neuron, self._decay_input = replace(self._neuron, **new), scales
+        if "surrogate" in constants:
+            self._pdf_of_noise = constants["surrogate"] == NoisePDF()
+        self.noise_in_eval = constants.get("noise_in_eval", self.noise_in_eval)
+        self.impl = constants.get("impl", self.impl)
+
     def reset(self) -> None:
-        """Forget the state and the penalty: the next call starts a new sequence, at rest and with noise of its own."""
+        """Forget the state: the next call starts a new sequence, at rest and with noise of its own.
+
+        A penalty that :func:`guard_penalty` has not taken yet waits for it.
+        """
         self.v: Tensor | None = None
-        self.penalty: Tensor | None = None
+        self._penalty: Tensor | None = None
         self._noise_seed: Tensor | None = None
         self._noise_step = 0
+        if self._taken:
+            self._calls = ()
 
     def detach(self) -> None:
         """Cut the gradient through the carried state (truncated backpropagation through time)."""
         if isinstance(self.v, Tensor):
             self.v = self.v.detach()
 
+    def train(self, mode: bool = True) -> "LIF":
+        """As of every module. A state of ``torch.inference_mode()`` becomes one that compiled code can train from."""
+        if isinstance(self.v, Tensor):
+            self.v = out_of_inference(self.v)
+        return super().train(mode)
+
     def learned(self, dims: int) -> dict[str, Tensor]:
         """The constants that learn, by their names in :class:`Neuron`, for x of so many dimensions."""
         found = {}
-        if self.learn_decay:
+        if self._learn_decay:
             rate = self.w.float().sigmoid()
             found["decay"] = 1 - rate
             if self.decay_input:
                 found["gain"] = rate
-        if self.learn_threshold:
+        if self._learn_threshold:
             found["v_threshold"] = self.v_threshold.float()
         return {name: per_channel(value, dims) for name, value in found.items()}
 
     def forward(self, x: Tensor) -> Tensor:
-        neuron = self.neuron if self.training or self.noise_in_eval else self.neuron.without_noise()
+        constants = self.neuron
+        neuron = constants if self.training or self.noise_in_eval else constants.without_noise()
         learned: dict[str, Any] = self.learned(x.dim())
         if learned:
             neuron = replace(neuron, **learned)
-        out = self._continue(x, neuron) if self.stateful else run(x, None, neuron, None, 0, self.impl)
-        keep = object.__setattr__  # Module's takes 2 us
-        keep(self, "v", out.v_final if self.stateful else out.v_final.detach())
-        keep(self, "penalty", out.penalty)
-        keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
+        if self.stateful:
+            before, out = self._continue(x, neuron)
+            keep(self, "v", out.v_final)
+        else:
+            before, out = None, run(x, None, neuron, None, 0, self.impl)
+            keep(self, "v", out.v_final.detach())
+        if self.stateful or neuron.guard_margin > 0:
+            self._count(x.numel(), out, before, neuron.guard_margin > 0)
+        else:
+            keep(self, "_penalty", out.penalty)
+            keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
         return out.spikes
 
-    def _continue(self, x: Tensor, neuron: Neuron) -> LIFOutput:
-        """The next chunk of a sequence: from the last state, and with the noise that follows."""
-        self._check_state(x)
-        if neuron.noise_std == 0 or torch.compiler.is_compiling():  # a step that is compiled in would never fit again
-            return run(x, self.v, neuron, None, 0, self.impl)
-        if self._noise_seed is None:
-            self._noise_seed = noise.draw_seed(x.device)
+    def _count(self, of: Any, out: LIFOutput, before: Tensor | None, guarded: bool) -> None:
+        """Keep the penalty and rates of a call that is guarded or stateful: of it, or of all since the last start."""
+        compiled = torch.compiler.is_compiling()
+        if not compiled and torch._C._current_graph_task_id() != -1:
+            return  # activation checkpointing recomputes it within a backward
+        penalty, neighbors, fired, graph = out.penalty, out.neighbors, out.fired, out.penalty.requires_grad
+        if compiled:  # a number that grows would be compiled in, anew in every step
+            of = torch.full_like(fired, of)
+        former: Any = self.penalty
+        goes_on = (
+            before is not None
+            and former is not None
+            and not (guarded and self._taken)
+            and former.requires_grad == graph
+            and (before.requires_grad or not graph)
+        )
+        if goes_on:
+            near, spikes, others = map(unwrapped, self._counts or ())
+            fired, total = spikes + fired, others + of
+            if guarded:
+                weight = share(of, total)
+                penalty = torch.lerp(former, penalty, weight.float() if isinstance(weight, Tensor) else weight)
+                neighbors = near + neighbors
+            of = total
+        keep(self, "_penalty", penalty)
+        keep(self, "_counts", (neighbors, fired, of))
+        if guarded:
+            rank = (2 if self.training else 1) if graph else 0
+            call = Call(penalty, of, rank, None if compiled else node_of(out.spikes))
+            calls, lost = ((), False) if self._taken else (self._calls, self._lost)
+            calls, lost = added(calls, lost, call, goes_on)
+            for name, value in (("_calls", calls), ("_lost", lost), ("_taken", False)):
+                keep(self, name, value)
+
+    def _continue(self, x: Tensor, neuron: Neuron) -> tuple[Tensor | None, LIFOutput]:
+        """The next chunk of a sequence: from the last state, which it returns too, and with the noise that follows."""
+        self._check_state(x, neuron)
+        before = self.v
+        if torch.compiler.is_compiling():  # a step that is compiled in would never fit again
+            return before, run(x, before, neuron, None, 0, self.impl)
+        before = out_of_inference(before)
+        if neuron.noise_std == 0:
+            return before, run(x, before, neuron, None, 0, self.impl)
+        self._noise_seed = noise.draw_seed(x.device) if self._noise_seed is None else out_of_inference(self._noise_seed)
         step = self._noise_step
         self._noise_step += x.shape[0]
-        return run(x, self.v, neuron, self._noise_seed, step, self.impl)
+        return before, run(x, before, neuron, self._noise_seed, step, self.impl)
+
+    @property
+    def v(self) -> Any:
+        """The state after the last step; None before the first. Another may be assigned."""
+        return unwrapped(self._v)
+
+    @v.setter
+    def v(self, value: Any) -> None:
+        keep(self, "_v", value)
+
+    @property
+    def penalty(self) -> Tensor | None:
+        """Mean penalty of a neuron and step, a scalar: of the same calls as the rates; None before the first."""
+        return unwrapped(self._penalty)
 
     @property
     def firing_rate(self) -> Tensor | None:
-        """Spikes per neuron and step in the last forward, a scalar; None before the first."""
-        return None if self._counts is None else share(self._counts[1], self._counts[2])
+        """Spikes per neuron and step, a scalar: in the last call, or where it went on from a state in all since the
+        last start; None before the first."""
+        return None if self._counts is None else share(unwrapped(self._counts[1]), self._counts[2])
 
     @property
     def neighbor_rate(self) -> Tensor | None:
-        """Share of membranes within ``guard_margin`` of the threshold in the last forward; None before the first."""
-        return None if self._counts is None else share(self._counts[0], self._counts[2])
+        """Share of membranes within ``guard_margin`` of the threshold, in the calls that ``firing_rate`` is of."""
+        return None if self._counts is None else share(unwrapped(self._counts[0]), self._counts[2])
 
-    def _check_state(self, x: Tensor) -> None:
-        check_tensors(x, None, self.neuron)
-        if self.v is not None and (self.v.shape != x.shape[1:] or self.v.device != x.device):
+    def _check_state(self, x: Tensor, neuron: Neuron) -> None:
+        check_tensors(x, None, neuron)
+        v = self.v
+        if v is not None and (v.shape != x.shape[1:] or v.device != x.device):
             raise ValueError(
-                f"the state of this stateful LIF has shape {tuple(self.v.shape)} on {self.v.device}, but x is "
+                f"the state of this stateful LIF has shape {tuple(v.shape)} on {v.device}, but x is "
                 f"{tuple(x.shape)} on {x.device}; call reset() before a new sequence"
             )
 
@@ -191,36 +328,20 @@ class LIF(nn.Module):
             parts += [f"guard_margin={n.guard_margin:g}"]
         return ", ".join([*parts, f"stateful={self.stateful}, impl={self.impl!r}"])
 
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """As of every module; a subclass may hold a constant as a buffer, which its ``learned`` returns."""
+        if name in OWN:
+            self._buffers.setdefault(name, None)  # so that it does not count as taken
+        super().register_buffer(name, tensor, persistent)
+
     def __getstate__(self) -> Mapping[str, Any]:
         """For copies and pickles: the layer and its state, without the graph of the last forward."""
         state = dict(self.__dict__)
-        for name in ("v", "penalty"):
-            if isinstance(state[name], Tensor):
-                state[name] = state[name].detach()
+        for name in ("_v", "_penalty"):
+            state[name] = without_graph(state[name])
+        if self._counts is not None:
+            state["_counts"] = tuple(map(without_graph, self._counts))
+        state["_calls"] = tuple(
+            Call(without_graph(call.penalty), without_graph(call.of), 0, None) for call in self._calls
+        )
         return state
-
-
-def share(count: Tensor, of: int | Tensor) -> Tensor:
-    return count / (of.clamp(min=1) if isinstance(of, Tensor) else max(of, 1))
-
-
-def rate_logit(decay: float) -> float:
-    """w, where ``decay = 1 - sigmoid(w)``."""
-    if not 0 < decay < 1:
-        raise ValueError(f"learn_decay needs a decay between 0 and 1, or tau > 1; got decay={decay:g}")
-    return math.log((1 - decay) / decay)
-
-
-def per_channel(value: Tensor, dims: int) -> Tensor:
-    """[C] as [C, 1, 1] for x [T, B, C, H, W]; a scalar stays one."""
-    return value.reshape(-1, *[1] * max(0, dims - 3)) if value.dim() else value
-
-
-def shown(value: float | Tensor) -> str:
-    """For people: a number, or from which to which."""
-    if not isinstance(value, Tensor):
-        return f"{value:g}"
-    if value.is_meta:
-        return "learned"
-    least, most = value.min().item(), value.max().item()
-    return f"{least:.3g}" if value.dim() == 0 else f"{least:.3g}..{most:.3g}"

@@ -9,8 +9,11 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor, nn
 
 import tgo_kernels as tgo
+from tgo_kernels.constants import rate_logit
 from tgo_kernels.interop import conversion
 from tgo_kernels.interop.conversion import Fused, Refused, Report
+from tgo_kernels.neuron import check_number
+from tgo_kernels.penalties import unwrapped, without_graph
 
 SURROGATES: Mapping[str, Callable[[float], tgo.Surrogate]] = {
     "ATan": tgo.ATan,
@@ -24,19 +27,56 @@ SURROGATES: Mapping[str, Callable[[float], tgo.Surrogate]] = {
 }  # the same formulas in both versions; the former has no SuperSpike
 
 
+STARTS_ANEW = hasattr(neuron.BaseNode, "materialize_states")  # where the shape changes; 0.0.0.0.14 broadcasts
+
+
 class FusedNode(Fused):
     """The part that SpikingJelly's classes share. The state stays one of their memories, under the name ``v``."""
 
     _memories: dict[str, Any]
     _memories_rv: dict[str, Any]
+    v_threshold: Any = None  # attributes of the node, not the layer's
+    v_reset: Any = None
+    detach_reset: Any = None
 
     @property
     def v(self) -> Any:
-        return self._memories["v"]
+        return unwrapped(self._memories["v"])
 
     @v.setter
     def v(self, value: Any) -> None:
         self._memories["v"] = value
+
+    def key(self) -> Any:
+        function, own = self._modules["surrogate_function"], vars(self).get
+        alpha, spiking = getattr(function, "alpha", None), getattr(function, "spiking", None)
+        shared = own("v_threshold"), own("v_reset"), own("detach_reset"), type(function), alpha, spiking
+        return *shared, own("_store_v_seq"), own("_neuron_precision"), own("tau"), own("decay_input")
+
+    def constants(self) -> Mapping[str, Any]:
+        if self.store_v_seq:
+            raise Refused("store_v_seq=True: a fused layer does not keep the potentials of all steps")
+        if vars(self).get("_neuron_precision") is not None:
+            raise Refused("its own precision: a fused layer computes in fp32")
+        function: Any = self.surrogate_function
+        name = type(function).__name__
+        theirs = getattr(surrogate, name, None) is type(function)
+        if not theirs or name not in SURROGATES or not function.spiking:
+            raise Refused(f"surrogate {function!r}: no engine knows it")
+        return {
+            "v_threshold": self.v_threshold,
+            "v_reset": self.v_reset,
+            "surrogate": SURROGATES[name](function.alpha),
+            "detach_reset": self.detach_reset,
+        }
+
+    def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
+        theirs = dict(new)
+        if "surrogate" in new:
+            theirs["surrogate_function"] = surrogate_of(theirs.pop("surrogate"))
+        if "gain" in new:
+            raise ValueError("gain of a SpikingJelly neuron is 1/tau with decay_input, else 1: set these")
+        return theirs
 
     def reset(self) -> None:
         super().reset()
@@ -59,74 +99,96 @@ class FusedNode(Fused):
         finally:
             self.v = own
 
-    def _check_state(self, x: Tensor) -> None:
-        """As in SpikingJelly: a number fills the state, and inputs of another shape start a new sequence."""
-        if isinstance(self.v, Tensor) and self.v.shape != x.shape[1:]:
-            self.reset()
-        if isinstance(self.v, Tensor):
-            self.v = self.v.to(x.device, torch.float32)
-        elif self.v is not None:
-            self.v = torch.full(x.shape[1:], self.v, device=x.device) if self.v != self.neuron.v_rest else None
-        super()._check_state(x)
+    def _check_state(self, x: Tensor, constants: tgo.Neuron) -> None:
+        """As in SpikingJelly: a number fills the state; where x has another shape, it starts at rest or broadcasts."""
+        v = self.v
+        if isinstance(v, Tensor) and v.shape != x.shape[1:]:
+            if STARTS_ANEW:
+                super().reset()
+                v = None
+            else:
+                v = v.expand(x.shape[1:])
+        if isinstance(v, Tensor):
+            v = v.to(x.device, torch.float32)
+        elif v is not None:
+            v = torch.full(x.shape[1:], v, device=x.device) if v != constants.v_rest else None
+        self.v = v
+        super()._check_state(x, constants)
 
     def __getstate__(self) -> Mapping[str, Any]:
         state = dict(super().__getstate__())
-        state["_memories"] = {k: m.detach() if isinstance(m, Tensor) else m for k, m in self._memories.items()}
+        state["_memories"] = {name: without_graph(memory) for name, memory in self._memories.items()}
         return state
 
 
 class FusedLIFNode(FusedNode, neuron.LIFNode):
-    pass
+    tau: Any = None
+    decay_input: Any = None
+
+    def constants(self) -> Mapping[str, Any]:
+        check_number("tau", self.tau, minimum=1.0)
+        gain = 1 / self.tau if self.decay_input else 1.0
+        return {**FusedNode.constants(self), "decay": 1 - 1 / self.tau, "gain": gain}
+
+    def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
+        return super().in_their_terms(with_tau(new))
 
 
 class FusedIFNode(FusedNode, neuron.IFNode):
-    pass
+    def constants(self) -> Mapping[str, Any]:
+        return {**FusedNode.constants(self), "decay": 1.0, "gain": 1.0}
+
+    def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
+        leaky = [name for name in ("tau", "decay", "decay_input") if name in new]
+        if leaky:
+            raise ValueError(f"an IFNode has no {leaky[0]}: it does not leak, as decay=1 and gain=1")
+        return super().in_their_terms(new)
 
 
 class FusedParametricLIFNode(FusedNode, neuron.ParametricLIFNode):
     """Its parameter ``w`` is what the layer learns by, too."""
 
+    decay_input: Any = None
+
     def adopted(self) -> str:
-        self.learn_decay = True
+        self._learn_decay = True
         return super().adopted()
 
+    def constants(self) -> Mapping[str, Any]:
+        return {**FusedNode.constants(self), "decay": 0.5, "gain": 0.5 if self.decay_input else 1.0}  # w says which
 
-def constants(node: neuron.BaseNode) -> Mapping[str, Any]:
-    if node.store_v_seq:
-        raise Refused("store_v_seq=True: a fused layer does not keep the potentials of all steps")
-    if getattr(node, "_neuron_precision", None) is not None:
-        raise Refused("its own precision: a fused layer computes in fp32")
-    function = node.surrogate_function
-    name = type(function).__name__
-    theirs = getattr(surrogate, name, None) is type(function)
-    if not theirs or name not in SURROGATES or not function.spiking:
-        raise Refused(f"surrogate {function!r}: no engine knows it")
-    return {
-        "v_threshold": node.v_threshold,
-        "v_reset": node.v_reset,
-        "surrogate": SURROGATES[name](function.alpha),
-        "detach_reset": node.detach_reset,
-    }
+    def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
+        theirs = dict(super().in_their_terms(with_tau(new)))
+        if "tau" in theirs:
+            theirs["w"] = rate_logit(1 - 1 / theirs.pop("tau"))
+        return theirs
 
 
-def lif(node: neuron.LIFNode) -> Mapping[str, Any]:
-    leaky = {"decay": 1 - 1 / node.tau, "gain": 1 / node.tau if node.decay_input else 1.0}
-    return {**constants(node), **leaky}
+def with_tau(new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The decay as SpikingJelly gives it."""
+    theirs = dict(new)
+    if "decay" in new:
+        if "tau" in new:
+            raise ValueError("tau and decay are one constant, decay = 1 - 1/tau: set one of them")
+        if not 0 <= new["decay"] < 1:
+            raise ValueError(f"decay of a SpikingJelly neuron is 1 - 1/tau, between 0 and 1; got {new['decay']:g}")
+        theirs["tau"] = 1 / (1 - theirs.pop("decay"))
+    return theirs
 
 
-def parametric_lif(node: neuron.ParametricLIFNode) -> Mapping[str, Any]:
-    rate = node.w.sigmoid().item()  # as it is now, for people
-    return {**constants(node), "decay": 1 - rate, "gain": rate if node.decay_input else 1.0}
-
-
-def integrate_and_fire(node: neuron.IFNode) -> Mapping[str, Any]:
-    return {**constants(node), "decay": 1.0, "gain": 1.0}
+def surrogate_of(ours: Any) -> nn.Module:
+    """SpikingJelly's surrogate of that name and width."""
+    name = "Rect" if isinstance(ours, tgo.Rectangle) else type(ours).__name__
+    theirs = [name for name in SURROGATES if hasattr(surrogate, name)]
+    if name not in theirs:
+        raise ValueError(f"SpikingJelly has no surrogate {ours!r}; it has those of {', '.join(theirs)}")
+    return getattr(surrogate, name)(alpha=1 / ours.width if name == "Rect" else ours.alpha)
 
 
 def convert(model: nn.Module, **options: Any) -> Report:
     kinds = {
-        neuron.LIFNode: (FusedLIFNode, lif),
-        neuron.IFNode: (FusedIFNode, integrate_and_fire),
-        neuron.ParametricLIFNode: (FusedParametricLIFNode, parametric_lif),
+        neuron.LIFNode: FusedLIFNode,
+        neuron.IFNode: FusedIFNode,
+        neuron.ParametricLIFNode: FusedParametricLIFNode,
     }
-    return conversion.convert(model, kinds, "spikingjelly.activation_based.neuron", **options)
+    return conversion.convert(model, kinds, "spikingjelly.activation_based.neuron", {}, **options)

@@ -1,15 +1,18 @@
 """What all conversions share: neurons become fused layers where they are, and a report says which, and why not."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tgo_kernels.constants import OPTIONS, check_settings, fill
 from tgo_kernels.layers import LIF
 from tgo_kernels.neuron import Neuron
+
+GUARDED = OPTIONS[:3]  # those of a Neuron
 
 
 class Refused(ValueError):
@@ -31,37 +34,93 @@ class Report:
 
 
 class Fused(LIF):
-    """A layer that was a neuron of another framework, and still is an instance of its class, with its attributes."""
+    """A layer that was a neuron of another framework, and still is an instance of its class, with its attributes.
+
+    These go on to be what its constants are read from, whenever they have changed.
+    """
+
+    register_buffer = nn.Module.register_buffer  # torch is slow to assign to a buffer where this is another
+    _options: Mapping[str, Any]  # of a Neuron, which the other framework has not
+    _read_from: Any  # the key of the attributes that the neuron was made from
+
+    def key(self) -> Any:
+        """The attributes that the constants are read from, as they are now: cheap, and without waiting for a GPU."""
+        raise NotImplementedError
+
+    def remember(self) -> None:
+        """The neuron is that of these attributes."""
+        self._read_from = self.key()
+
+    def unchanged(self) -> bool:
+        """Whether it still is."""
+        return self.key() == self._read_from
+
+    def constants(self) -> Mapping[str, Any]:
+        """Of a :class:`Neuron`, from the attributes as they are now; or :class:`Refused`."""
+        raise NotImplementedError
+
+    def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The attributes, plain or tensors, that make these constants; or ValueError, naming what there is none for."""
+        raise NotImplementedError
+
+    @property
+    def neuron(self) -> Neuron:
+        """The constants of a call, but for those that learn; another neuron holds until the next change of theirs."""
+        if self.unchanged():
+            return self._neuron
+        neuron = Neuron(**self.constants(), **self._options)
+        if not torch.compiler.is_compiling():  # which reads them once for each of its graphs
+            self._neuron = neuron
+            self.remember()
+        return neuron
+
+    @neuron.setter
+    def neuron(self, neuron: Neuron) -> None:
+        LIF.neuron.fset(self, neuron)  # type: ignore[attr-defined]
 
     def adopted(self) -> str:
         """Called once, on what is no longer the other framework's; returns where the two may differ, if anywhere."""
         return ""
 
+    def set(self, **constants: Any) -> None:
+        """:meth:`LIF.set`; what the other framework has an attribute for is written there.
+
+        Raises:
+            TypeError, ValueError: naming the constant, what was expected and what came, or that it has none.
+        """
+        check_settings(constants)
+        theirs = self.in_their_terms({name: value for name, value in constants.items() if name not in OPTIONS})
+        tensors = {name: value for name, value in theirs.items() if isinstance(getattr(self, name), Tensor)}
+        former = {name: getattr(self, name) for name in theirs if name not in tensors}
+        options = {**self._options, **{name: value for name, value in constants.items() if name in GUARDED}}
+        try:
+            for name in former:
+                setattr(self, name, theirs[name])
+            Neuron(**self.constants(), **options)
+        except Exception:
+            for name, value in former.items():
+                setattr(self, name, value)
+            raise
+        for name, value in tensors.items():
+            fill(self, name, value)
+        self._options, self._neuron = options, Neuron(**self.constants(), **options)
+        self.remember()
+        self.noise_in_eval = constants.get("noise_in_eval", self.noise_in_eval)
+        self.impl = constants.get("impl", self.impl)
+
     def one_step(self, x: Tensor) -> Tensor:
-        """[*] -> [*]: the next time step. Penalty and rates are those of all steps since the state was reset or cut."""
-        self._check_state(x.unsqueeze(0))
-        penalty, counts = self.penalty, self._counts
-        if penalty is not None and penalty.requires_grad and not (self.v is not None and self.v.requires_grad):
-            penalty = None  # truncated backpropagation: the graph of the former steps is gone
-        spikes = LIF.forward(self, x.unsqueeze(0)).squeeze(0)
-        assert self._counts is not None and self.penalty is not None
-        neighbors, fired, _ = self._counts
-        of = torch.full_like(fired, x.numel())  # a number that grows would be compiled in, anew in every step
-        if penalty is not None and counts is not None:
-            steps = counts[2] / of.clamp(min=1)
-            self.penalty = (steps * penalty + self.penalty) / (steps + 1)
-            neighbors, fired, of = counts[0] + neighbors, counts[1] + fired, counts[2] + of
-        self._counts = neighbors, fired, of
-        return spikes
+        """[*] -> [*]: the next time step."""
+        return LIF.forward(self, x.unsqueeze(0)).squeeze(0)
 
 
-Kinds = Mapping[type[nn.Module], tuple[type[Fused], Callable[[Any], Mapping[str, Any]]]]
+Kinds = Mapping[type[nn.Module], type[Fused]]
 
 
 def convert(
     model: nn.Module,
     kinds: Kinds,
     package: str,
+    attributes: Mapping[str, Any],
     *,
     impl: str,
     noise_in_eval: bool,
@@ -69,33 +128,55 @@ def convert(
 ) -> Report:
     """Every neuron of these ``kinds`` becomes the class beside its own, with the constants that are read from it.
 
-    The module stays the same object, so that whatever refers to it, hooks included, goes on. Other modules whose class,
-    or a base of it, comes from ``package`` are neurons too, and named as left.
+    The module stays the same object, so that whatever refers to it, hooks included, goes on. What is converted already
+    takes the options and ``attributes``, and is named where that changes it. Other modules whose class, or a base of
+    it, comes from ``package`` are neurons too, and named as left.
     """
-    ready = LIF(stateful=True, impl=impl, noise_in_eval=noise_in_eval)
+    ready = LIF(decay_input=False, stateful=True, impl=impl, noise_in_eval=noise_in_eval)
     Neuron(**guarded)
     report = Report()
     for name, module in model.named_modules():
-        kind = type(module).__name__
-        if type(module) in kinds:
-            fused, read = kinds[type(module)]
-            try:
-                ready.neuron = Neuron(**read(module), **guarded)
-            except (Refused, TypeError, ValueError) as why:
-                report.left[name] = f"{kind}: {why}"
+        kind, fused = type(module).__name__, kinds.get(type(module))
+        try:
+            if type(module) in kinds.values():
+                before = settings(module, attributes)
+                module.set(**guarded, impl=impl, noise_in_eval=noise_in_eval)  # type: ignore[operator]
+                vars(module).update(attributes)
+                if settings(module, attributes) == before:
+                    continue
+                now = ", ".join(
+                    [
+                        f"{kind}, converted before: now {module.extra_repr()}",
+                        *(f"{k}={v}" for k, v in attributes.items()),
+                    ]
+                )
+            elif fused is not None:
+                constants = fused.constants(module)  # type: ignore[arg-type]
+                neuron = Neuron(**constants, **guarded)
+                for key, value in vars(ready).items():
+                    vars(module).setdefault(key, value)
+                module.__class__ = fused
+                vars(module).update(attributes, _neuron=neuron, _options=guarded)
+                differs = module.adopted()  # type: ignore[operator]
+                module.remember()  # type: ignore[operator]
+                now = f"{kind}: {module.extra_repr()}" + (f"; differs where {differs}" if differs else "")
+            elif not isinstance(module, Fused) and any(
+                base.__module__.startswith(package) for base in type(module).mro()
+            ):
+                raise Refused("no fused layer computes this neuron")
+            else:
                 continue
-            for key, value in vars(ready).items():
-                vars(module).setdefault(key, value)
-            module.__class__ = fused
-            differs = module.adopted()  # type: ignore[operator]
-            now = f"{kind}: {module.extra_repr()}"
-            report.converted[name] = f"{now}; differs where {differs}" if differs else now
-            continue
-        if not isinstance(module, Fused) and any(base.__module__.startswith(package) for base in type(module).mro()):
-            report.left[name] = f"{kind}: no fused layer computes this neuron"
+        except (Refused, TypeError, ValueError) as why:
+            report.left[name] = f"{kind}: {why}"
+        else:
+            report.converted[name] = now
     if report.left:
         warnings.warn(str(report), stacklevel=4)
     return report
+
+
+def settings(module: Any, attributes: Mapping[str, Any]) -> tuple:
+    return module.neuron, module.noise_in_eval, module.impl, *(vars(module)[name] for name in attributes)
 
 
 def above(threshold: Tensor) -> Tensor:

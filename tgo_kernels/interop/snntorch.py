@@ -20,13 +20,13 @@ def convert(
 
     The neurons keep their constants, surrogate, state and what they return, and stay instances of ``snntorch.Leaky``:
     ``init_leaky``, ``utils.reset``, ``detach_hidden``, hooks and checkpoints work as before. Each is a
-    :class:`tgo_kernels.LIF` too, so that :func:`tgo_kernels.guard_penalty` finds it: its penalty and rates are those of
-    all steps since the state was set anew. The same spikes, to fp32's rounding; snnTorch fires above its threshold, so
-    the layer's is the next fp32 number. What differs: a membrane that is above its threshold before a step, left there
-    by ``reset_mechanism="subtract"`` or put there by hand, is reset by snnTorch in that step, before it fires; the
-    report says so for "subtract". ``beta`` and ``threshold`` go on learning where they do, and may differ between
-    neurons; a single one that does not learn is read once, and again from a checkpoint: what is written to it later has
-    no effect.
+    :class:`tgo_kernels.LIF` too, so that :func:`tgo_kernels.guard_penalty` finds it. The same spikes, to fp32's
+    rounding; snnTorch fires above its threshold, so the layer's is the next fp32 number. What differs: a membrane that
+    is above its threshold before a step, left there by ``reset_mechanism="subtract"`` or put there by hand, is reset by
+    snnTorch in that step, before it fires; the report says so for "subtract". ``beta`` and ``threshold`` go on learning
+    where they do, and may differ between neurons. Attributes and buffers that are written later act; what could not be
+    converted then raises at the next forward. Neurons that are converted already take the options, and are named where
+    that changes them.
 
     Left as they are, named in the report and in a warning: other neurons, subclasses, ``reset_delay=True`` (snnTorch's
     default), ``reset_mechanism="none"``, inhibition, quantised states, graded spikes, surrogates that the engines do

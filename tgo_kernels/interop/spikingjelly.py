@@ -21,8 +21,9 @@ def convert(
     and stay instances of SpikingJelly's classes: ``functional.reset_net``, ``detach_net`` and ``set_step_mode``,
     ``.v``, hooks and checkpoints work as before. Each is a :class:`tgo_kernels.LIF` too, so that
     :func:`tgo_kernels.guard_penalty` finds it. The same spikes, to fp32's rounding: ``tau`` divides once, when the
-    layer is made, instead of at every step. Constants that are changed after the conversion have no effect, but for the
-    ``w`` of a ``ParametricLIFNode``, which goes on learning.
+    constant is read, instead of at every step. Attributes that are written later act; what could not be converted then
+    raises at the next forward. Neurons that are converted already take the options, and are named where that changes
+    them.
 
     Left as they are, named in the report and in a warning: other neurons, subclasses, ``store_v_seq=True``, surrogates
     that the engines do not know or with ``spiking=False``, lower precision inside the neuron.

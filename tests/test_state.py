@@ -1,0 +1,139 @@
+"""What a layer keeps of a forward outlives what the forward ran in: transforms, inference mode, copies and files."""
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+
+import pytest
+import snntorch
+import torch
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+
+import tgo_kernels as tgo
+from tgo_kernels.interop import snntorch as from_snntorch
+from tgo_kernels.interop import spikingjelly as from_spikingjelly
+
+KINDS = ("plain", "stateful", "spikingjelly s", "spikingjelly m", "snntorch s", "snntorch m")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def original(kind: str, **options) -> nn.Module:
+    if "spikingjelly" in kind:
+        return neuron.LIFNode(step_mode=kind[-1])
+    if "snntorch" in kind:
+        return snntorch.Leaky(0.5, init_hidden=True, reset_delay=False, reset_mechanism="zero")
+    return tgo.LIF(stateful=kind == "stateful", **options)
+
+
+def made(kind: str, **options) -> nn.Module:
+    """The layer of that kind, as a network."""
+    net = nn.Sequential(original(kind, **options))
+    if "spikingjelly" in kind:
+        from_spikingjelly.convert(net, **options)
+    elif "snntorch" in kind:
+        from_snntorch.convert(net, sequence=kind[-1] == "m", **options)
+    return net
+
+
+def called(kind: str) -> Callable[[nn.Module, Tensor], Tensor]:
+    """How [T, *] goes through it."""
+    return (lambda net, x: torch.stack([net(step) for step in x])) if kind[-2:] == " s" else lambda net, x: net(x)
+
+
+def x_of(seed: int = 0) -> Tensor:
+    return 3 * torch.rand(4, 3, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def twice(kind: str, net: nn.Module, first: Callable) -> tuple[Tensor, ...]:
+    """Spikes and gradient of a second call; ``first`` makes the first."""
+    first(net)
+    x = x_of(1).requires_grad_()
+    spikes = called(kind)(net, x)
+    spikes.sum().backward()
+    return spikes, x.grad
+
+
+@every_kind
+def test_the_state_outlives_a_transform(kind):
+    net, plain, x = made(kind, guard_margin=0.5), made(kind, guard_margin=0.5), x_of()
+    torch.func.grad(lambda x: called(kind)(net, x).sum())(x)
+    with torch.no_grad():
+        called(kind)(plain, x)
+    torch.save(net.state_dict() if "snntorch" in kind else net, io.BytesIO())
+    for layer in (net[0], copy.deepcopy(net)[0]):
+        assert torch.equal(layer.v + 0, plain[0].v) and torch.equal(layer.penalty + 0, plain[0].penalty)
+        assert torch.equal(layer.firing_rate, plain[0].firing_rate) and layer.firing_rate > 0
+        assert torch.equal(layer.neighbor_rate, plain[0].neighbor_rate)
+        assert torch.equal(tgo.guard_penalty(layer), tgo.guard_penalty(plain))
+    if "snntorch" in kind:
+        assert torch.equal(net[0].mem, plain[0].mem)
+    expected = twice(kind, plain, lambda net: None)
+    assert all(map(torch.equal, twice(kind, net, lambda net: None), expected)) and expected[1].any()
+
+
+@every_kind
+def test_training_goes_on_from_a_state_of_inference_mode(kind):
+    def first(kind, mode):
+        def run(net):
+            with mode():
+                called(kind)(net, x_of())
+
+        return run
+
+    theirs = kind if "snntorch" not in kind else "snntorch s"  # which takes no sequences
+    mode = torch.no_grad if kind in KINDS[:2] else torch.inference_mode
+    theirs = twice(theirs, nn.Sequential(original(kind)), first(theirs, mode))
+    for options in ({}, {"noise_std": 1e-6, "guard_margin": 0.5}):
+        ours = twice(kind, made(kind, **options), first(kind, torch.inference_mode))
+        assert torch.equal(ours[0], theirs[0]) and ours[0].any()
+        torch.testing.assert_close(ours[1], theirs[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["stateful", "spikingjelly m", "spikingjelly s", "snntorch m"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_training_goes_on_from_a_state_of_inference_mode(kind, backend):
+    torch.compiler.reset()
+    found = []
+    for compiles in (False, True):
+        net = made(kind).eval()
+        call = torch.compile(net, backend=backend, fullgraph=True) if compiles else net
+        with torch.inference_mode():
+            called(kind)(call, x_of())
+        net.train()
+        x = x_of(1).requires_grad_()
+        spikes = called(kind)(call, x)
+        spikes.sum().backward()
+        found.append((spikes, x.grad))
+    torch.testing.assert_close(*found)
+    torch.compiler.reset()
+
+
+@every_kind
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_goes_on_as_the_original(kind, how):
+    if "snntorch" in kind and how == "pickle":
+        pytest.skip("surrogates of snnTorch are local functions, which nobody pickles")
+    net = made(kind, noise_std=0.3, guard_margin=0.5)
+    weight = torch.ones((), requires_grad=True)
+    spikes = called(kind)(net, weight * x_of())
+    other = copy.deepcopy(net) if how == "deepcopy" else pickle.loads(pickle.dumps(net))
+    assert other[0].v.grad_fn is None and torch.equal(other[0].v, net[0].v)
+    assert torch.equal(tgo.guard_penalty(other), tgo.guard_penalty(net))
+    found = []
+    for model in (net, other):
+        torch.manual_seed(3)  # where each call draws its own
+        found.append(called(kind)(model, x_of(1)))
+    assert torch.equal(*found) and found[0].any()
+    spikes.sum().backward()  # the original keeps its graph
+    assert weight.grad != 0
+
+
+@every_kind
+def test_an_average_of_weights_is_made_of_a_model_that_has_run(kind):
+    net = nn.Sequential(nn.Linear(6, 6), *made(kind))
+    called(kind)(net, x_of()).sum().backward()
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    averaged.update_parameters(net)
+    assert torch.equal(averaged.module[0].weight, net[0].weight)
