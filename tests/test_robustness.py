@@ -221,6 +221,29 @@ def test_a_noisy_model_answers_by_the_mean_of_many_draws():
     assert len(calls) == len(lif_layers(model))
 
 
+class Wavering(torch.nn.Module):
+    """Right on [B, 1, *] of mean over 1/2; one draw in eight says otherwise, the mean of 16 next to never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.bias = tgo.LIF(noise_std=0.1), torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sure = (x.mean((1, 2, 3)) - 0.5) * 255 / 4 - 2.5 * (torch.rand(len(x)) < 0.12)
+        return torch.stack([sure, self.bias.expand_as(sure)], 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda model: attacks.apgd(model, steps=5), lambda model: attacks.square(model, queries=100)],
+)
+def test_no_attack_ends_at_a_lucky_draw(make):
+    """Not on the clean image, which can always be made wrong, nor on an iterate that one draw alone gets wrong."""
+    model, x, y = Wavering().eval(), torch.full((100, 1, 8, 8), 0.5 + 4 / 255), torch.zeros(100, dtype=torch.int64)
+    assert attacks.accuracy(model, x, y, noise=True) > 0.95
+    assert attacks.accuracy(model, x, y, make(model), noise=True) < 0.05
+
+
 def test_the_worst_case_is_taken_image_by_image():
     stood = {"clean": [1, 1, 1, 0], "PGD40": [1, 0, 1, 0], "Square": [0, 1, 1, 0], "PGD20, eps 16/255": [0, 0, 0, 0]}
     assert Outcome({name: torch.tensor(bits) == 1 for name, bits in stood.items()}).worst == 0.25

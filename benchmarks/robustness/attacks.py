@@ -50,14 +50,59 @@ def pgd(model: nn.Module, eps: float = EPS, alpha: float = 2 / 255, steps: int =
     return _torchattacks().PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=True)
 
 
-def apgd(model: nn.Module, eps: float = EPS, steps: int = 20) -> Attack:
-    """Auto-PGD on the cross entropy (Croce and Hein, arXiv 2003.01690)."""
-    return _torchattacks().APGD(model, eps=eps, steps=steps, seed=0)
+def apgd(model: nn.Module, eps: float = EPS, steps: int = 20, draws: int = 1) -> Attack:
+    """Auto-PGD on the cross entropy of the mean over ``draws`` draws (Croce and Hein, arXiv 2003.01690).
+
+    Of each image the first iterate that the model itself gets wrong, else that of the highest loss. torchattacks takes
+    the last that one mean of the draws got wrong, and where there is none, or a first draw on the clean image was
+    wrong, the clean image: with noise, a lucky draw would decide.
+    """
+
+    def attacked(images: Tensor, labels: Tensor) -> Tensor:
+        averaged, found = Averaged(model, draws), images.clone()
+        right = torch.ones(len(images), dtype=torch.bool)
+
+        def keep(_: nn.Module, asked: tuple[Tensor], logits: Tensor) -> None:
+            if (wrong := right & (logits.argmax(1) != labels)).any():
+                wrong[wrong.clone()] = ~correct(model, asked[0][wrong], labels[wrong])
+                found[wrong] = asked[0][wrong].detach()
+                right[wrong] = False
+
+        attack = _torchattacks().APGD(averaged, eps=eps, steps=steps)
+        averaged.register_forward_hook(keep)
+        torch.manual_seed(0)
+        highest, *_ = attack.attack_single_run(images, labels)
+        found[right] = highest[right]
+        return found
+
+    return attacked
 
 
-def square(model: nn.Module, eps: float = EPS, queries: int = 200) -> Attack:
-    """Square attack (arXiv 1912.00049), which sees the logits alone."""
-    return _torchattacks().Square(model, eps=eps, n_queries=queries, seed=0)
+def square(model: nn.Module, eps: float = EPS, queries: int = 200, draws: int = 1) -> Attack:
+    """Square attack (arXiv 1912.00049), which sees the logits alone: their mean over ``draws`` draws.
+
+    What these get wrong is asked again and answered by the model itself. torchattacks takes them at their word, and
+    gives the clean image where they were wrong on it or not wrong once more at the end. With noise a weak attack
+    still: a query is kept where it beats the best answer so far, which was a lucky one.
+    """
+
+    def attacked(images: Tensor, labels: Tensor) -> Tensor:
+        make = _torchattacks().Square
+        attack = make(Averaged(model, draws), eps=eps, n_queries=queries)
+        few, sure = attack.margin_and_loss, make(Averaged(model, answers(model))).margin_and_loss
+
+        def margin_and_loss(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            margin, loss = few(x, y)
+            if (wrong := margin <= 0).any():
+                margin[wrong], loss[wrong] = sure(x[wrong], y[wrong])
+            return margin, loss
+
+        attack.margin_and_loss = margin_and_loss
+        attack.init_hyperparam(images)
+        torch.manual_seed(0)
+        return attack.attack_single_run(images, labels)[1]
+
+    return attacked
 
 
 def random_signs(eps: float = EPS) -> Attack:
@@ -130,12 +175,16 @@ def evaluating(model: nn.Module, noise: bool) -> Iterator[None]:
         model.train(training)
 
 
+def answers(model: nn.Module) -> int:
+    """Over how many draws the model answers: one where its neurons are not noisy."""
+    noisy = any(layer.noise_in_eval and layer.neuron.noise_std > 0 for layer in lif_layers(model))
+    return ANSWERS if noisy else 1
+
+
 @torch.no_grad()
 def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Which images the model labels right; where its neurons are noisy, by the mean of ``ANSWERS`` draws' logits."""
-    noisy = any(layer.noise_in_eval and layer.neuron.noise_std > 0 for layer in lif_layers(model))
-    answer = Averaged(model, ANSWERS if noisy else 1)
-    return answer(images).argmax(1) == labels
+    return Averaged(model, answers(model))(images).argmax(1) == labels
 
 
 def withstood(

@@ -64,8 +64,8 @@ def suite(effort: Effort, twin: nn.Module | None, noise: bool = False) -> dict[s
             model, attacks.pgd(model, EPS, 0.5 / 255, 40), effort.restarts
         ),
         "PGD20, EoT": lambda model, draws: attacks.pgd(attacks.Averaged(model, draws), EPS, 1 / 255, 20),
-        "APGD": lambda model, draws: attacks.apgd(attacks.Averaged(model, draws), EPS, effort.apgd_steps),
-        "Square": lambda model, draws: attacks.square(attacks.Averaged(model, draws), EPS, effort.queries),
+        "APGD": lambda model, draws: attacks.apgd(model, EPS, effort.apgd_steps, draws),
+        "Square": lambda model, draws: attacks.square(model, EPS, effort.queries, draws),
         **{f"PGD20, {name}": along(surrogate) for name, surrogate in SWEEP.items()},
         "PGD20, BPTR": rated(straight.bptr),
         "PGD20, RGA": rated(straight.rga),
