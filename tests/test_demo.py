@@ -167,7 +167,9 @@ def test_a_short_run_writes_table_record_and_picture(tmp_path, capsys, monkeypat
     assert table.splitlines()[2] in capsys.readouterr().out and "eps 8/255" in table
     assert (tmp_path / "membrane_distance.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((tmp_path / "record.json").read_text())
-    assert [(row["model"], row["noise"]) for row in record["rows"]] == [("LIF", False), ("TGO", False), ("TGO", True)]
+    rows = [(row["model"], row["noise"]) for row in record["rows"]]
+    assert rows == [("LIF", False), ("LIF", True), ("TGO", False), ("TGO", True)]
+    assert record["rows"][0]["neighbors"] != record["rows"][1]["neighbors"]  # its noise is on
     assert all(
         0 <= row[key] <= 1 for row in record["rows"] for key in ("clean", "fgsm", "pgd", "pgd_narrow", "neighbors")
     )

@@ -1,4 +1,4 @@
-"""Training that survives a kill and runs in several processes, attacks made for spiking networks, and the study."""
+"""Training that survives a kill and runs in several processes, and attacks made for spiking networks."""
 
 import json
 import os
@@ -12,11 +12,10 @@ import pytest
 import torch
 
 pytest.importorskip("torchattacks")
-pytest.importorskip("matplotlib")
 
 import tgo_kernels as tgo
-from benchmarks.robustness import adaptive, attacks, data, distributed, findings, search, straight, study, theory, train
-from benchmarks.robustness.evaluate import QUIET, Effort, Outcome, evaluate, suite
+from benchmarks.robustness import adaptive, attacks, data, distributed, straight, theory, train
+from benchmarks.robustness.evaluate import Effort, Outcome, evaluate, suite
 from benchmarks.robustness.models import NETWORKS, classifier, lif_layers, watched
 from benchmarks.robustness.recipe import Recipe
 
@@ -275,84 +274,6 @@ def test_gradients_of_a_linear_model_are_known():
     found = theory.gradients(model, x, torch.zeros(5, dtype=torch.int64))
     assert found.jacobian == pytest.approx(model[1].weight.detach().norm().item(), rel=1e-5)
     assert 0 <= found.sparsity < 1 and found.norm > 0
-
-
-def shares(**changes: float) -> dict[str, float]:
-    made = dict.fromkeys([*suite(LITTLE, torch.nn.Identity(), noise=True), "worst"], 0.3)
-    return (
-        made
-        | {"clean": 0.9, "random": 0.9, "FGSM": 0.5, "transfer": 0.6, "Square": 0.5}
-        | {f"PGD20, eps {eps}/255": 0.0 for eps in (16, 32, 64, 128)}
-        | changes
-    )
-
-
-@pytest.mark.parametrize(
-    "check, changes",
-    {
-        "more steps never help the defender": {"PGD10": 0.2},
-        "many steps beat one": {"FGSM": 0.2},
-        "larger eps reaches zero": {"PGD20, eps 128/255": 0.1},
-        "random noise does less than attacks": {"random": 0.4},
-        "white-box beats transfer": {"transfer": 0.2},
-        "gradients beat the gradient-free Square": {"Square": 0.2},
-        "no other surrogate finds more": {"PGD20, Sigmoid(4)": 0.2},
-        "SA-PGD + ASSG finds little more than PGD40": {"SA-PGD + ASSG": 0.1},
-        "EoT beats a single draw": {"PGD20, EoT": 0.5},
-        "gradients without noise find little more": {QUIET: 0.2},
-    }.items(),
-)
-def test_every_check_can_fail(check, changes):
-    checks = findings.CHECKS | findings.WITH_NOISE
-    assert all(passes(shares(), 0.01) for passes in checks.values())
-    assert [name for name, passes in checks.items() if not passes(shares(**changes), 0.01)] == [check]
-
-
-def test_the_search_keeps_to_the_validation_split(tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "ALPHAS", (2.0,))
-    monkeypatch.setattr(search, "GRID", {"noise_std": (0.1,), "guard_margin": (0.5,), "lambda_max": (1.0,)})
-    seen = []
-    judge = search.judge
-    monkeypatch.setattr(search, "judge", lambda model, x, y: seen.append(x) or judge(model, x, y))
-    run = ["--data", "subset", "--images", "40", "--judged", "20", "--epochs", "1", "--out", str(tmp_path / "s.csv")]
-    assert search.main(run) == 0 and search.main(run) == 0
-    assert len(seen) == 2 and len((tmp_path / "s.csv").read_text().splitlines()) == 3  # not trained again
-    test = {image.tobytes() for image in data.load("subset").test.images}
-    assert not test & {(255 * image).round().byte().numpy().tobytes() for x in seen for image in x[:, 0]}
-
-
-def test_best_is_the_most_robust_of_those_that_stay_accurate():
-    rows = [{"clean": c, "worst": w} for c, w in ((0.9, 0.2), (0.87, 0.4), (0.5, 0.45))]
-    assert search.best(rows, 0.9) is rows[1] and search.best(rows[2:], 0.9) is rows[2]
-
-
-def test_a_study_trains_attacks_and_reports(tmp_path, monkeypatch, capsys):
-    little = replace(
-        study.STUDIES["quick"],
-        recipe=Recipe(data="subset", epochs=1, batch=50, steps=2),
-        defences=("BPTT", "BPTT+TGO", "AT", "AT+TGO"),
-        images=10,
-        noisy=5,
-        effort=LITTLE,
-        out=tmp_path / "out",
-        figures=tmp_path / "figures",
-    )
-    monkeypatch.setitem(study.STUDIES, "quick", little)
-    subset = data.load("subset")
-    monkeypatch.setattr(data, "load", lambda name: subset.limited(100, None, seed=0))
-    assert study.main(["quick", "--only", "BPTT+TGO-0"]) == 0
-    assert study.main(["quick"]) == 0
-    report = (tmp_path / "out" / "report.md").read_text()
-    assert report in capsys.readouterr().out
-    for said in ("Does BPTT+TGO gain at least 20 points under FGSM, noise on", "threshold neighbours by 40 %", "74.91"):
-        assert said in report
-    rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
-    tables, noisy = 6, 2  # TGO with noise off and on; all but BPTT have a twin
-    assert len(rows) == 1 + tables * (len(suite(LITTLE, None)) + 1) + tables - 1 + noisy
-    pictures = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert pictures == {f"robustness_{name}.png" for name in ("accuracy", "eps", "theory", "distances")}
-    with pytest.raises(SystemExit):
-        study.main(["quick", "--only", "BPTT-7"])
 
 
 if __name__ == "__main__":

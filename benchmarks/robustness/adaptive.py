@@ -35,8 +35,8 @@ class AdaptiveATan(tgo.ATan):
 
         M <- 0.9 M + 0.1 |d|;   D <- 0.9 D + 0.1 ||d| - M|;   z(d) = ATan(w / (M + 1.5 D + 1e-4)) at d
 
-    over the iterations of an attack, with ``w`` in the place of ``alpha``. For ``impl="reference"`` alone, whose
-    backward asks for the derivative once a time step, last step first: ``steps`` of these calls are one iteration.
+    over the iterations of an attack, with ``w`` in the place of ``alpha``. For ``impl="reference"`` alone, which asks
+    for the derivative once a time step where there are gradients: ``steps`` of these calls are one iteration.
     """
 
     memory: Memory
@@ -49,7 +49,7 @@ class AdaptiveATan(tgo.ATan):
         return made
 
     def derivative(self, d: Tensor) -> Tensor:
-        memory, distance = self.memory, d.abs()
+        memory, distance = self.memory, d.detach().abs()
         step = memory.calls % memory.steps
         memory.calls += 1
         m, deviation = memory.moments.get(step) or (torch.ones_like(d), torch.zeros_like(d))

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 
 import tgo_kernels as tgo
 from benchmarks.robustness import attacks, data, distances, report, train
+from benchmarks.robustness.models import with_noise
 from benchmarks.robustness.recipe import Recipe
 
 FULL = {"epochs": 5, "batch": 100}
@@ -79,8 +81,10 @@ def main(argv: list[str] | None = None) -> int:
 
     rows, found = [], []
     images, labels = train.tensors(dataset.test)
-    for name, noise in (("LIF", False), ("TGO", False), ("TGO", True)):
+    for name, noise in product(models, (False, True)):
         row = {"model": name, "noise": noise, "seconds": seconds[name]}
+        if noise:
+            with_noise(models[name], settings.noise_std)
         for attack, apply in settings.attacks(models[name]).items():
             torch.manual_seed(settings.seed)
             progress = f"{attack} on {name}, noise {'on' if noise else 'off'}"
@@ -95,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         *notes(settings, dataset, machine, minutes),
     ]
     title = f"How far the membranes are from their threshold ({dataset.name}, {settings.epochs} epochs)"
-    distances.draw(found[0], found[1], title, options.out / "membrane_distance.png")
+    distances.draw(found[0], found[2], title, options.out / "membrane_distance.png")
     (options.out / "table.md").write_text("\n".join([f"# {dataset.name}: plain LIF and TGO", "", *lines, ""]))
     record = {"settings": asdict(settings), "machine": machine, "minutes": minutes, "rows": rows, "history": history}
     (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -139,7 +143,8 @@ def notes(settings: Settings, dataset: data.Dataset, machine: dict[str, str], mi
         f"- Attacks: eps {255 * settings.eps:g}/255, the model in evaluation mode. They follow the surrogate gradient "
         f"of training, or a narrower one, ATan({settings.narrow_alpha:g}). Attacks made for spiking networks may find "
         "more: read these accuracies as upper bounds.",
-        f"- Noise on: a gradient is that of one draw (no EoT), an answer the mean of {attacks.ANSWERS} draws.",
+        f"- Noise on: a gradient is that of one draw (no EoT), an answer the mean of {attacks.ANSWERS} draws. LIF is "
+        "trained without noise and has that of TGO in test alone, as its control.",
         f"- Threshold neighbours: |h - v_threshold| < {settings.guard_margin:g}, over all LIF layers and these images.",
         f"- Seconds per epoch of training: median of {train.TIMED_BATCHES} batches in turns, after a warm-up. The "
         "reference is the same neuron in plain torch, down to the bits of the noise.",

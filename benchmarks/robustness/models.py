@@ -6,6 +6,7 @@ a still image.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -117,6 +118,13 @@ def classifier(name: str, lif: Neurons, steps: int = 4, **sizes) -> Classifier:
 
 def lif_layers(model: nn.Module) -> list[tgo.LIF]:
     return [module for module in model.modules() if isinstance(module, tgo.LIF)]
+
+
+def with_noise(model: nn.Module, noise_std: float) -> nn.Module:
+    """The model itself, its neurons from now on this noisy: the control of one that was trained with that noise."""
+    for layer in lif_layers(model):
+        layer.neuron = replace(layer.neuron, noise_std=noise_std)
+    return model
 
 
 @contextmanager

@@ -9,16 +9,12 @@ from benchmarks.plot import GREY, finish, panel, style
 from benchmarks.robustness import distances
 from benchmarks.robustness.attacks import EPS
 from benchmarks.robustness.evaluate import LARGER
-from benchmarks.robustness.findings import Outcomes
+from benchmarks.robustness.findings import Outcomes, name_of, on_the_same
 from benchmarks.robustness.recipe import Recipe
 from benchmarks.robustness.theory import Diagnosis
 
 COLOURS = {"BPTT": "#8a8f98", "AT": "#4c8dd6", "RAT": "#b06ad1"}
 SHOWN = ("clean", "FGSM", "PGD40", "SA-PGD + ASSG", "worst")
-
-
-def name_of(defence: str, noise: bool) -> str:
-    return defence + (", noise in test" if noise else "")
 
 
 def look(defence: str, noise: bool = False) -> dict[str, object]:
@@ -29,8 +25,9 @@ def look(defence: str, noise: bool = False) -> dict[str, object]:
 
 
 def draw(folder: Path, recipe: Recipe, outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> None:
-    accuracies(outcomes, folder / "robustness_accuracy.png")
-    growth(outcomes, folder / "robustness_eps.png")
+    same = on_the_same(outcomes)
+    accuracies(same, folder / "robustness_accuracy.png")
+    growth(same, folder / "robustness_eps.png")
     if diagnoses:
         membranes(recipe, diagnoses, folder / "robustness_theory.png")
     if "BPTT" in diagnoses and "BPTT+TGO" in diagnoses:
@@ -40,15 +37,16 @@ def draw(folder: Path, recipe: Recipe, outcomes: Outcomes, diagnoses: dict[str, 
 
 
 def accuracies(outcomes: Outcomes, path: Path) -> None:
-    axes = panel("Accuracy under attack, eps 8/255", "", "images right (%)")
+    images = len(next(iter(next(iter(outcomes.values())).values())))
+    axes = panel(f"Accuracy under attack, eps 8/255, the same {images} images", "", "images right (%)")
     width = 0.85 / len(outcomes)
     for i, ((defence, noise), seeds) in enumerate(outcomes.items()):
         values = [[100 * o.shares[attack] for o in seeds.values() if attack in o.shares] for attack in SHOWN]
         at = [x + (i - (len(outcomes) - 1) / 2) * width for x in range(len(SHOWN))]
         means = [statistics.mean(v) if v else 0 for v in values]
         errors = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
-        label = name_of(defence, noise)
-        axes.bar(at, means, width * 0.9, yerr=errors, ecolor=GREY, label=label, edgecolor=GREY, **look(defence, noise))
+        about = {"label": name_of((defence, noise))} | look(defence, noise)
+        axes.bar(at, means, width * 0.9, yerr=errors, ecolor=GREY, edgecolor=GREY, **about)
     axes.set_xticks(range(len(SHOWN)), SHOWN)
     axes.figure.set_size_inches(9, 3.8)
     finish(axes, path)
@@ -64,7 +62,7 @@ def growth(outcomes: Outcomes, path: Path) -> None:
             line = "--" if noise else "-"
             marker = "o" if "+" in defence else "."
             color = look(defence)["color"]
-            axes.plot(list(attacks), values, line, color=color, marker=marker, label=name_of(defence, noise))
+            axes.plot(list(attacks), values, line, color=color, marker=marker, label=name_of((defence, noise)))
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(attacks), [str(eps) for eps in attacks])
     finish(axes, path)

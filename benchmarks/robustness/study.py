@@ -3,9 +3,10 @@
     python -m benchmarks.robustness.study quick    the shipped subset, one seed, minutes
     python -m benchmarks.robustness.study full     all of Fashion-MNIST, three seeds, hours
 
-Everything is kept after each epoch and each attack, and a study that was stopped goes on. The full study's models and
-records are part of the repository: run again, it goes through them without training. ``--only`` does a part, for
-instance ``--only AT+TGO-1``; ``--report`` reports on what there is.
+Every network is attacked with noise in test off and on: one trained without noise gets it in test alone, as the control
+of one trained with it. Everything is kept after each epoch and each attack, and a study that was stopped goes on. The
+full study's models and records are part of the repository: run again, it goes through them without training. ``--only``
+does a part, for instance ``--only AT+TGO-1``; ``--report`` reports on what there is.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from tqdm import tqdm
 import tgo_kernels as tgo
 from benchmarks.robustness import data, findings, pictures, theory, train
 from benchmarks.robustness.evaluate import QUICK, Effort, Outcome, evaluate, suite
+from benchmarks.robustness.models import with_noise
 from benchmarks.robustness.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -114,8 +116,10 @@ def go(study: Study, recipe: Recipe, dataset: data.Dataset) -> None:
     model = train.run(recipe, dataset, study.out)
     images, labels = train.tensors(dataset.limited(None, study.images, seed=0).test)
     twin = None if recipe.defence == "BPTT" else undefended(study, recipe, dataset)
-    for noise in (False, True) if recipe.noise else (False,):
-        path, count = study.outcome(recipe, noise), study.noisy if noise else study.images
+    for noise, count in ((False, study.images), (True, study.noisy)):
+        path = study.outcome(recipe, noise)
+        if noise:
+            with_noise(model, recipe.noise_std)
         evaluate(model, images[:count], labels[:count], path, noise=noise, effort=study.effort, twin=twin)
 
 
