@@ -59,7 +59,7 @@ test-cpu: $(VENV)/built
 	$(BIN)/python -m pytest --ignore=tests/test_triton.py
 
 test-triton: $(VENV)/built
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py tests/test_roads.py
 
 sanitize: sanitize-address sanitize-thread
 
@@ -106,7 +106,8 @@ bench-peers: .venv-peers/built
 	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/peers.csv \
 		"headline/*/plain/fp32/*" "headline/*/both/fp32/*" "headline/*/plain/bf16/training" "call/*" "T/*" \
 		"vgg11/*/T4/plain/fp32/training" "sew18/*/T4/plain/fp32/training" "spikformer/*/T4/plain/fp32/training"
-	$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/peers_neurons.csv "N/*"
+	GLIBC_TUNABLES=glibc.malloc.tcache_count=0 \
+		$(PEERS) -m benchmarks.run --engines $(ENGINES) --out benchmarks/results/peers_neurons.csv "N/*"
 	$(PEERS) -m benchmarks.run "headline/N262144/*/plain/fp32/training" --threads 1 2 \
 		--engines $(ENGINES) --out benchmarks/results/peers_threads.csv
 	$(PEERS) -m benchmarks.vgg --engines $(ENGINES) --out benchmarks/results/peers_step.csv

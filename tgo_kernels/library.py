@@ -38,15 +38,28 @@ def no_vmap(*arguments: Any) -> NoReturn:
 def differentiated(name: str, schema: str, plain: Callable, function: type[Function]) -> Callable:
     """Defines an operator of :mod:`tgo_kernels`: ``plain`` torch, with the gradient of ``function``."""
     LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
-    LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, untraced(plain), "CompositeExplicitAutograd")
     operator = getattr(torch.ops.tgo_kernels, name).default
     gradient(operator, partial(apply, function), no_vmap)
     return operator
 
 
 def gradient(operator: Any, differentiable: Callable, vmap: Callable) -> None:
-    LIBRARY.impl(operator, differentiable, "Autograd")
+    LIBRARY.impl(operator, untraced(differentiable), "Autograd")
     torch.library.register_vmap(operator, vmap, lib=LIBRARY)
+
+
+def untraced(kernel: Callable) -> Callable:
+    """Dynamo would look into a kernel in Python where it has given up on what calls the operator."""
+
+    def call(*arguments: Any) -> Any:
+        callback = torch._C._dynamo.eval_frame.set_eval_frame(None)
+        try:
+            return kernel(*arguments)
+        finally:
+            torch._C._dynamo.eval_frame.set_eval_frame(callback)
+
+    return call
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:

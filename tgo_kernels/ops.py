@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 
 from tgo_kernels import native
-from tgo_kernels.library import LIBRARY, Function, apply, below, gradient, no_vmap
+from tgo_kernels.library import LIBRARY, Function, apply, below, gradient, no_vmap, untraced
 from tgo_kernels.neuron import GUARD_MARGIN
 
 CHECKPOINT_EVERY = 8  # steps between two saved states; T <= 8 saves none
@@ -102,8 +102,8 @@ def _lif_bwd_triton(*args: Any) -> tuple[Tensor, ...]:
     return lif_bwd(*args)
 
 
-LIBRARY.impl("lif_fwd_triton", _lif_fwd_triton, "CompositeExplicitAutograd")
-LIBRARY.impl("lif_bwd_triton", _lif_bwd_triton, "CompositeExplicitAutograd")
+LIBRARY.impl("lif_fwd_triton", untraced(_lif_fwd_triton), "CompositeExplicitAutograd")
+LIBRARY.impl("lif_bwd_triton", untraced(_lif_bwd_triton), "CompositeExplicitAutograd")
 
 
 # The forward and backward operator of an engine.
@@ -168,17 +168,29 @@ class _Forward(Function):
 
 
 class _Backward(Function):
-    """``lif_bwd``, whose own derivative raises instead of being silently zero."""
+    """``lif_bwd``, whose own derivative raises where it is computed, instead of being silently zero."""
 
     @staticmethod
     def forward(ctx, engine, *arguments):
+        ctx.save_for_backward(*(a if isinstance(a, Tensor) else None for a in arguments))
         return below(OPERATORS[engine][1], *arguments)
 
     @staticmethod
-    def backward(ctx, *grads) -> NoReturn:
-        raise RuntimeError(
-            "tgo_kernels.lif is differentiable once; its gradient has no derivative (once_differentiable)"
-        )
+    def backward(ctx, *grads):
+        raises = torch.ops.tgo_kernels.second_derivative.default
+        needed = ctx.needs_input_grad[1:]
+        grad = next(g for g in grads if g is not None)  # or else compilers would raise it in the forward
+        return None, *(raises(a, grad) if need else None for a, need in zip(ctx.saved_tensors, needed, strict=True))
+
+
+def _second_derivative(x: Tensor, grad: Tensor) -> NoReturn:
+    raise RuntimeError("tgo_kernels.lif is differentiable once; its gradient has no derivative (once_differentiable)")
+
+
+# An operator, since compilers trace derivatives that nobody takes.
+LIBRARY.define("second_derivative(Tensor x, Tensor grad) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+LIBRARY.impl("second_derivative", _second_derivative, "CompositeExplicitAutograd")
+torch.library.register_fake("tgo_kernels::second_derivative", lambda x, grad: torch.empty_like(x), lib=LIBRARY)
 
 
 def _row_by_row(operator: Callable, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple:

@@ -79,8 +79,10 @@ def _unroll(
     for t, x_t in enumerate(x.unbind(0)):
         h = neuron.decay * v + neuron.gain * x_t.to(dtype) + neuron.leak_bias
         u = h + neuron.noise_std * xi[t] if xi else h
-        z = neuron.surrogate.derivative((h if neuron.surrogate_at_h else u) - neuron.v_threshold)
-        s = straight_through((u >= neuron.v_threshold).to(dtype), u - neuron.v_threshold, z)
+        s = (u >= neuron.v_threshold).to(dtype)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():  # a graph may be differentiated later
+            z = neuron.surrogate.derivative((h if neuron.surrogate_at_h else u) - neuron.v_threshold)
+            s = straight_through(s, u - neuron.v_threshold, z)
         v = _reset(s, u if neuron.noise_mode == "membrane" else h, neuron)
         spikes.append(s)
         charged.append(h)
