@@ -14,6 +14,7 @@ from torch import nn
 
 import tgo_kernels as tgo
 from tgo_kernels.interop import snntorch as from_snntorch
+from tgo_kernels.interop.conversion import above
 
 
 class Tutorial(nn.Module):
@@ -106,6 +107,13 @@ def test_snntorchs_constants_learn_as_before(reset, learns, many):
     assert len(results[0]) == 2 + 2 * learns
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_the_next_number_above_a_threshold():
+    powers = 2.0 ** torch.arange(-100, 100)
+    thresholds = torch.cat([torch.randn(10**5), 50 * torch.rand(10**5), powers, powers.nextafter(torch.zeros(()))])
+    thresholds = torch.cat([thresholds, -thresholds, torch.zeros(1)])
+    assert torch.equal(above(thresholds), thresholds.nextafter(torch.tensor(torch.inf)))
 
 
 def test_snntorch_fires_above_its_threshold_and_takes_sequences():

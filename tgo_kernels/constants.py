@@ -104,6 +104,11 @@ def fill(layer: nn.Module, name: str, value: float) -> None:
             setattr(layer, name, torch.full_like(held, value, dtype=torch.float32))
 
 
+def held(constant: Tensor) -> Tensor:
+    """A parameter as a call takes it: in fp32, or in fp64 if it is."""
+    return constant if constant.dtype == torch.float64 else constant.float()
+
+
 def per_channel(value: Tensor, dims: int) -> Tensor:
     """[C] as [C, 1, 1] for x [T, B, C, H, W]; a scalar stays one."""
     return value.reshape(-1, *[1] * max(0, dims - 3)) if value.dim() else value

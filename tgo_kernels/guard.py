@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tgo_kernels.layers import LIF
 from tgo_kernels.neuron import check_number
-from tgo_kernels.penalties import mean
+from tgo_kernels.penalties import in_compiled_transform, mean
 
 
 def guard_penalty(model: nn.Module) -> Tensor:
@@ -43,8 +43,11 @@ def guard_penalty(model: nn.Module) -> Tensor:
                 "in eval(), twice under torch.compile): take guard_penalty(model) after each call, add up what counts, "
                 "and run under torch.no_grad() what does not"
             )
-        layer._calls, layer._taken = (mean(layer._calls),), True
-        penalties.append(layer._calls[0].penalty)
+        call = mean(layer._calls)
+        penalties.append(call.penalty)
+        layer._calls, layer._taken = (call,), True
+        if in_compiled_transform():
+            layer._calls, layer._penalty, layer._counts = (), None, None
     return (
         torch.stack([penalty.to(penalties[0].device) for penalty in penalties]).sum() if penalties else torch.zeros(())
     )

@@ -12,6 +12,7 @@ from tgo_kernels.constants import (
     canonical,
     check_settings,
     fill,
+    held,
     held_as,
     per_channel,
     rate_logit,
@@ -22,7 +23,16 @@ from tgo_kernels.constants import (
 )
 from tgo_kernels.functional import run
 from tgo_kernels.neuron import OWN, LIFOutput, Neuron, NoiseMode, check_bool, check_number, check_tensors
-from tgo_kernels.penalties import Call, added, node_of, out_of_inference, share, unwrapped, without_graph
+from tgo_kernels.penalties import (
+    Call,
+    added,
+    in_compiled_transform,
+    node_of,
+    out_of_inference,
+    share,
+    unwrapped,
+    without_graph,
+)
 from tgo_kernels.surrogate import ATan, NoisePDF, Surrogate
 
 keep = object.__setattr__  # Module's takes 2 us
@@ -208,12 +218,12 @@ class LIF(nn.Module):
         """The constants that learn, by their names in :class:`Neuron`, for x of so many dimensions."""
         found = {}
         if self._learn_decay:
-            rate = self.w.float().sigmoid()
+            rate = held(self.w).sigmoid()
             found["decay"] = 1 - rate
             if self.decay_input:
                 found["gain"] = rate
         if self._learn_threshold:
-            found["v_threshold"] = self.v_threshold.float()
+            found["v_threshold"] = held(self.v_threshold)
         return {name: per_channel(value, dims) for name, value in found.items()}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,10 +237,11 @@ class LIF(nn.Module):
             keep(self, "v", out.v_final)
         else:
             before, out = None, run(x, None, neuron, None, 0, self.impl)
-            keep(self, "v", out.v_final.detach())
+            if not in_compiled_transform():
+                keep(self, "v", out.v_final.detach())
         if self.stateful or neuron.guard_margin > 0:
             self._count(x.numel(), out, before, neuron.guard_margin > 0)
-        else:
+        elif not in_compiled_transform():
             keep(self, "_penalty", out.penalty)
             keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
         return out.spikes
@@ -243,7 +254,7 @@ class LIF(nn.Module):
         penalty, neighbors, fired, graph = out.penalty, out.neighbors, out.fired, out.penalty.requires_grad
         if compiled:  # a number that grows would be compiled in, anew in every step
             of = torch.full_like(fired, of)
-        former: Any = self.penalty
+        former: Any = None if before is None else self.penalty  # what is not read is no guard of compiled code
         goes_on = (
             before is not None
             and former is not None
@@ -309,13 +320,18 @@ class LIF(nn.Module):
         return None if self._counts is None else share(unwrapped(self._counts[0]), self._counts[2])
 
     def _check_state(self, x: Tensor, neuron: Neuron) -> None:
-        check_tensors(x, None, neuron)
+        check_tensors(x, None, neuron, self.impl)
         v = self.v
         if v is not None and (v.shape != x.shape[1:] or v.device != x.device):
             raise ValueError(
                 f"the state of this stateful LIF has shape {tuple(v.shape)} on {v.device}, but x is "
                 f"{tuple(x.shape)} on {x.device}; call reset() before a new sequence"
             )
+
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError(
+            "torch.jit.script cannot compile a layer; torch.jit.trace, torch.export and torch.compile can"
+        )
 
     def extra_repr(self) -> str:
         n = self.neuron

@@ -76,6 +76,11 @@ def unwrapped(value: Any) -> Any:
     return unwrap_if_dead(value) if isinstance(value, Tensor) and not torch.compiler.is_compiling() else value
 
 
+def in_compiled_transform() -> bool:
+    """Whether a transform (torch.func) is being compiled: no tensor of it may outlive it, or the compiler gives up."""
+    return torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def out_of_inference(value: Tensor | None) -> Tensor | None:
     """What inference mode left as a tensor that can be saved for backward."""
     if value is None or not value.is_inference() or torch.is_inference_mode_enabled():

@@ -180,5 +180,10 @@ def settings(module: Any, attributes: Mapping[str, Any]) -> tuple:
 
 
 def above(threshold: Tensor) -> Tensor:
-    """The least fp32 number above ``threshold``: firing at ``>=`` this is firing at ``>`` that."""
-    return torch.nextafter(threshold.float(), torch.full_like(threshold, torch.inf, dtype=torch.float32))
+    """The least fp32 number above ``threshold``, so that firing at ``>=`` this is firing at ``>`` that.
+
+    ``torch.nextafter`` for 0 and all magnitudes from 1e-31 in operations that ONNX has: what is added is more than half
+    of the last place, and hardly more than all of it.
+    """
+    threshold = threshold.float()
+    return torch.where(threshold == 0, 2.0**-149, threshold + threshold.abs() * (2.0**-24 + 2.0**-46))
