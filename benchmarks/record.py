@@ -23,7 +23,7 @@ COLUMNS = (*MEASURED, *FIGURES, *ORIGIN)
 
 def tune() -> str:
     """One allocator for all alike, and its name."""
-    kept = "glibc, pages kept (M_MMAP_THRESHOLD 1 GiB, M_TRIM_THRESHOLD -1)"
+    kept = "glibc, pages kept (M_MMAP_MAX 0, M_TRIM_THRESHOLD -1)"
     return kept if tgo.tune_allocator() else "the platform's default"
 
 
