@@ -81,9 +81,10 @@ def test_onnx_of_a_compiled_engine_names_the_way(dynamo, tmp_path):
         through_onnx(net, x, tmp_path, dynamo=dynamo)
 
 
+@pytest.mark.parametrize("learns", [False, True])
 @pytest.mark.parametrize("impl", ["native", "reference"])
-def test_a_torchscript_trace_is_saved(impl):
-    net, x = network(impl=impl), 4 * torch.rand(5, 3, 6)
+def test_a_torchscript_trace_is_saved(impl, learns):
+    net, x = network(impl=impl, learn_decay=learns), 4 * torch.rand(5, 3, 6)
     file = io.BytesIO()
     torch.jit.save(torch.jit.trace(net, x), file)
     file.seek(0)

@@ -167,5 +167,5 @@ def check_step(first_step: int, steps: int) -> None:
     if not isinstance(first_step, (int, Integral)) or isinstance(first_step, bool):  # int alone is found at once
         raise TypeError(f"noise_step must be an int, got {type(first_step).__name__}")
     # torch.export would take the bound on a symbolic number of steps for a demand on every input.
-    if first_step < 0 or (isinstance(steps, int) and first_step + steps > MAX_STEPS):
+    if first_step < 0 or (not torch.compiler.is_compiling() and first_step + steps > MAX_STEPS):
         raise ValueError(f"noise_step must be >= 0 and end within 2^34 steps, got {first_step} + {steps}")

@@ -80,7 +80,8 @@ def _unroll(
         h = neuron.decay * v + neuron.gain * x_t.to(dtype) + neuron.leak_bias
         u = h + neuron.noise_std * xi[t] if xi else h
         s = (u >= neuron.v_threshold).to(dtype)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():  # a graph may be differentiated later
+        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        if traced or torch.is_grad_enabled():  # a graph may be differentiated later
             z = neuron.surrogate.derivative((h if neuron.surrogate_at_h else u) - neuron.v_threshold)
             s = straight_through(s, u - neuron.v_threshold, z)
         v = _reset(s, u if neuron.noise_mode == "membrane" else h, neuron)

@@ -27,6 +27,8 @@ def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     values = [value[(None,) * (x.dim() - 1 - value.dim())].permute(dims) for value in own]
     first = min([d for value in values for d in range(value.dim()) if value.shape[d] != 1], default=len(dims))
     sizes = [x.shape[d + 1] for d in dims]
+    if torch._C._get_tracing_state() is not None:  # of torch.jit.trace, where sizes are tensors
+        sizes = [int(size) for size in sizes]
     repeats, period = prod(sizes[:first]), prod(sizes[first:])
     columns = COLUMNS.get(x.device.type, 2**18)
     # D is a multiple of 16, so that what lies D apart is aligned alike, unless it would be much larger for it.
