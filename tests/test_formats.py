@@ -81,6 +81,13 @@ def test_onnx_of_a_compiled_engine_names_the_way(dynamo, tmp_path):
         through_onnx(net, x, tmp_path, dynamo=dynamo)
 
 
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_noise_is_not_written_as_onnx(dynamo, tmp_path):
+    net, x = network(noise_std=0.2, noise_in_eval=True), torch.rand(5, 3, 6)
+    with pytest.raises(Exception, match=r"noise cannot be written as ONNX: .* noise_in_eval=False"):
+        through_onnx(net, x, tmp_path, dynamo=dynamo)
+
+
 @pytest.mark.parametrize("learns", [False, True])
 @pytest.mark.parametrize("impl", ["native", "reference"])
 def test_a_torchscript_trace_is_saved(impl, learns):
@@ -102,8 +109,9 @@ def test_torchscript_names_the_way():
         torch.jit.script(network())
 
 
-def test_fx_names_the_way_and_the_way_works():
-    net, x = network(), 4 * torch.rand(5, 3, 6)
+@pytest.mark.parametrize("options", [{}, {"learn_decay": True, "channels": 16}], ids=["plain", "learned"])
+def test_fx_names_the_way_and_the_way_works(options):
+    net, x = nn.Sequential(nn.Linear(6, 16), tgo.LIF(**options)), 4 * torch.rand(5, 3, 6)
     with pytest.raises(TypeError, match=r"torch\.fx.*is_leaf_module"):
         torch.fx.symbolic_trace(net)
 

@@ -68,6 +68,20 @@ def test_what_keeps_a_state_is_refused(module):
         tgo.OverTime(module)
 
 
+def test_what_keeps_a_state_is_refused_where_it_is_added_later():
+    changed = tgo.OverTime(nn.Sequential(nn.ReLU()))
+    changed[0].append(tgo.LIF())
+    with pytest.raises(ValueError, match=r"but 0\.1 is LIF"):
+        changed(torch.rand(2, 3, 4))
+    with pytest.raises(ValueError, match=r"but 0\.1 is LIF"):
+        torch.export.export(changed, (torch.rand(2, 3, 4),))
+
+
+def test_script_says_what_can():
+    with pytest.raises(RuntimeError, match=r"torch.jit.script cannot compile OverTime; torch.jit.trace"):
+        torch.jit.script(tgo.OverTime(nn.ReLU()))
+
+
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"OverTime takes x of shape \[T, B, \*\], got \(3,\)"):
         tgo.OverTime(nn.ReLU())(torch.rand(3))

@@ -110,6 +110,23 @@ def test_compiled_training_goes_on_from_a_state_of_inference_mode(kind, backend)
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plain"])
+def test_a_state_within_a_compiled_transform(kind):
+    """No tensor of a transform may leave compiled code: what keeps a state runs in eager mode, or says why not."""
+    torch.compiler.reset()
+    found = []
+    for compiles in (False, True):
+        net = made(kind)
+        grad = torch.func.grad(lambda x, net=net: called(kind)(net, x).sum())
+        call = torch.compile(grad, backend="aot_eager") if compiles else grad
+        found.append((call(x_of()), call(x_of(1)), net[0].v + 0))
+    assert all(map(torch.equal, *found)) and all(part.any() for part in found[0])
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="a stateful layer keeps its state"):
+        torch.compile(grad, backend="aot_eager", fullgraph=True)(x_of())
+    torch.compiler.reset()
+
+
 @every_kind
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_goes_on_as_the_original(kind, how):

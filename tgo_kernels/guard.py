@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tgo_kernels.layers import LIF
 from tgo_kernels.neuron import check_number
-from tgo_kernels.penalties import in_compiled_transform, mean
+from tgo_kernels.penalties import in_compiled_transform, keep, mean, unwrapped
 
 
 def guard_penalty(model: nn.Module) -> Tensor:
@@ -44,8 +44,9 @@ def guard_penalty(model: nn.Module) -> Tensor:
                 "and run under torch.no_grad() what does not"
             )
         call = mean(layer._calls)
-        penalties.append(call.penalty)
-        layer._calls, layer._taken = (call,), True
+        penalties.append(unwrapped(call.penalty))
+        keep(layer, "_calls", (call,))
+        keep(layer, "_taken", True)
         if in_compiled_transform():
             layer._calls, layer._penalty, layer._counts = (), None, None
     return (

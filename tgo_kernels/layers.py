@@ -25,17 +25,15 @@ from tgo_kernels.functional import run
 from tgo_kernels.neuron import OWN, LIFOutput, Neuron, NoiseMode, check_bool, check_number, check_tensors
 from tgo_kernels.penalties import (
     Call,
-    added,
     in_compiled_transform,
-    node_of,
+    keep,
     out_of_inference,
+    record,
     share,
     unwrapped,
     without_graph,
 )
 from tgo_kernels.surrogate import ATan, NoisePDF, Surrogate
-
-keep = object.__setattr__  # Module's takes 2 us
 
 
 class LIF(nn.Module):
@@ -224,64 +222,36 @@ class LIF(nn.Module):
                 found["gain"] = rate
         if self._learn_threshold:
             found["v_threshold"] = held(self.v_threshold)
-        return {name: per_channel(value, dims) for name, value in found.items()}
+        return {name: per_channel(value, dims) for name, value in found.items()} if found else found
 
     def forward(self, x: Tensor) -> Tensor:
         constants = self.neuron
         neuron = constants if self.training or self.noise_in_eval else constants.without_noise()
+        if not isinstance(x, Tensor):
+            check_tensors(x, None, constants)  # says so before what learns is touched
         learned: dict[str, Any] = self.learned(x.dim())
         if learned:
             neuron = replace(neuron, **learned)
+        guarded = neuron.guard_margin > 0
         if self.stateful:
             before, out = self._continue(x, neuron)
             keep(self, "v", out.v_final)
-        else:
-            before, out = None, run(x, None, neuron, None, 0, self.impl)
-            if not in_compiled_transform():
-                keep(self, "v", out.v_final.detach())
-        if self.stateful or neuron.guard_margin > 0:
-            self._count(x.numel(), out, before, neuron.guard_margin > 0)
-        elif not in_compiled_transform():
-            keep(self, "_penalty", out.penalty)
-            keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
-        return out.spikes
-
-    def _count(self, of: Any, out: LIFOutput, before: Tensor | None, guarded: bool) -> None:
-        """Keep the penalty and rates of a call that is guarded or stateful: of it, or of all since the last start."""
-        compiled = torch.compiler.is_compiling()
-        if not compiled and torch._C._current_graph_task_id() != -1:
-            return  # activation checkpointing recomputes it within a backward
-        penalty, neighbors, fired, graph = out.penalty, out.neighbors, out.fired, out.penalty.requires_grad
-        if compiled:  # a number that grows would be compiled in, anew in every step
-            of = torch.full_like(fired, of)
-        former: Any = None if before is None else self.penalty  # what is not read is no guard of compiled code
-        goes_on = (
-            before is not None
-            and former is not None
-            and not (guarded and self._taken)
-            and former.requires_grad == graph
-            and (before.requires_grad or not graph)
-        )
-        if goes_on:
-            near, spikes, others = map(unwrapped, self._counts or ())
-            fired, total = spikes + fired, others + of
-            if guarded:
-                weight = share(of, total)
-                penalty = torch.lerp(former, penalty, weight.float() if isinstance(weight, Tensor) else weight)
-                neighbors = near + neighbors
-            of = total
-        keep(self, "_penalty", penalty)
-        keep(self, "_counts", (neighbors, fired, of))
+            record(self, x.numel(), out, before, guarded)
+            return out.spikes
+        out = run(x, None, neuron, None, 0, self.impl)
         if guarded:
-            rank = (2 if self.training else 1) if graph else 0
-            call = Call(penalty, of, rank, None if compiled else node_of(out.spikes))
-            calls, lost = ((), False) if self._taken else (self._calls, self._lost)
-            calls, lost = added(calls, lost, call, goes_on)
-            for name, value in (("_calls", calls), ("_lost", lost), ("_taken", False)):
-                keep(self, name, value)
+            record(self, x.numel(), out, None, True)
+        if not in_compiled_transform():
+            keep(self, "v", out.v_final.detach())
+            if not guarded:
+                keep(self, "_penalty", out.penalty)
+                keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
+        return out.spikes
 
     def _continue(self, x: Tensor, neuron: Neuron) -> tuple[Tensor | None, LIFOutput]:
         """The next chunk of a sequence: from the last state, which it returns too, and with the noise that follows."""
+        if in_compiled_transform():
+            torch._dynamo.graph_break("a stateful layer keeps its state, which no tensor of a transform can be")
         self._check_state(x, neuron)
         before = self.v
         if torch.compiler.is_compiling():  # a step that is compiled in would never fit again

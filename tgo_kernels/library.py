@@ -21,6 +21,11 @@ LIBRARY = torch.library.Library("tgo_kernels", "DEF")
 class Function(torch.autograd.Function):
     """The gradient of an operator. Its ``forward`` is the operator :func:`below`."""
 
+    plainly: Callable  # apply, less its binding of the arguments, which takes longer than a small layer
+
+    def __init_subclass__(cls) -> None:
+        cls.plainly = super(torch.autograd.Function, cls).apply  # type: ignore[misc]
+
     @staticmethod
     def jvp(ctx, *tangents) -> None:
         no_forward_mode()
@@ -63,17 +68,14 @@ def untraced(kernel: Callable) -> Callable:
 
 
 def apply(function: type[Function], *arguments: Any) -> Any:
-    """``function.apply``, less its binding of the arguments, which takes longer than a small layer.
-
-    To be called behind an operator, where functorch has undone a transform, or where none is active.
-    """
+    """``function.apply``, behind an operator, where functorch has undone a transform, or where none is active."""
     if peek_interpreter_stack() is None:
-        return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
+        return function.plainly(*arguments)
     with enable_single_level_autograd_function():
-        return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
+        return function.plainly(*arguments)
 
 
-def below(operator: Callable, *arguments: Any) -> Any:
+def below(operator: Any, *arguments: Any) -> Any:
     """The operator past its gradient; transforms further out have theirs, for which a Function's forward is no bar."""
     if peek_interpreter_stack() is not None:
         with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
@@ -82,7 +84,7 @@ def below(operator: Callable, *arguments: Any) -> Any:
         return operator(*arguments)
     _exclude(_AUTOGRAD, True)  # what _AutoDispatchBelowAutograd does, at a third of its cost
     try:
-        return operator(*arguments)
+        return operator._op(*arguments)  # what calling it does, less a frame
     finally:
         _exclude(_AUTOGRAD, False)
 

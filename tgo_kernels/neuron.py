@@ -136,8 +136,7 @@ def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron, impl: str = 
     if x.dtype not in DTYPES and not (x.dtype == torch.float64 and impl == "reference"):
         raise TypeError(f"x must be float32, float16 or bfloat16 (or float64 with impl='reference'), got {x.dtype}")
     if x.layout != torch.strided or x.is_nested:
-        what = "a nested one; torch.nested.to_padded_tensor makes it dense" if x.is_nested else x.layout
-        raise TypeError(f"x must be a dense (strided) tensor, got {what}")
+        raise TypeError(f"x must be a dense (strided) tensor, got {kind_of(x)}")
     if x.dim() == 0:
         raise ValueError("x must have a time axis first, shape [T, *]; got a scalar")
     if x.shape[0] == 0:
@@ -148,14 +147,20 @@ def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron, impl: str = 
         return
     if not isinstance(v_init, Tensor):
         raise TypeError(f"v_init must be a torch.Tensor or None, got {type(v_init).__name__}")
-    if v_init.layout != torch.strided:
-        raise TypeError(f"v_init must be a dense (strided) tensor, got {v_init.layout}")
+    if v_init.layout != torch.strided or v_init.is_nested:
+        raise TypeError(f"v_init must be a dense (strided) tensor, got {kind_of(v_init)}")
     if v_init.dtype != state_dtype(x.dtype):
         raise TypeError(f"v_init must be {named(state_dtype(x.dtype))} for x in {named(x.dtype)}, got {v_init.dtype}")
     if v_init.shape != x.shape[1:]:
         raise ValueError(f"v_init must have shape {tuple(x.shape[1:])} (x without time), got {tuple(v_init.shape)}")
     if v_init.device != x.device:
         raise ValueError(f"v_init must be on {x.device} as x is, got {v_init.device}")
+
+
+def kind_of(tensor: Tensor) -> str:
+    if tensor.is_nested:
+        return "a nested one; torch.nested.to_padded_tensor makes it dense"
+    return f"{tensor.layout}; its to_dense() is one"
 
 
 def check_own(name: str, value: Tensor, x: Tensor) -> None:

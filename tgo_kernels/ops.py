@@ -158,11 +158,12 @@ class _Forward(Function):
             template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
             x = torch.empty_like(template, device=x.device).copy_(x)
         _, need_g_v_init, need_g_table, *_ = ctx.needs_input_grad
-        saved = (x, v_init, table, seed, noise_step, checkpoint_every, checkpoints)
-        arguments = (*saved, g_spikes, g_v_final, g_penalty, need_g_v_init, constants)
-        operator = OPERATORS[engine][1]
-        differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-        g_x, g_v_init, g_table = operator(*arguments) if differentiated else below(operator, *arguments)
+        saved = x, v_init, table, seed, noise_step, checkpoint_every, checkpoints
+        call, *to = OPERATORS[engine][1], g_spikes, g_v_final, g_penalty, need_g_v_init, constants
+        if not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()):
+            g_x, g_v_init, g_table = below(call, *saved, *to)
+        else:  # the gradient may be differentiated
+            g_x, g_v_init, g_table = call(*saved, *to)
         g_v_init, g_table = g_v_init if need_g_v_init else None, g_table if need_g_table else None
         return g_x, g_v_init, g_table, None, None, None, None, None, None
 
@@ -179,8 +180,8 @@ class _Backward(Function):
     def backward(ctx, *grads):
         raises = torch.ops.tgo_kernels.second_derivative.default
         needed = ctx.needs_input_grad[1:]
-        grad = next(g for g in grads if g is not None)  # or else compilers would raise it in the forward
-        return None, *(raises(a, grad) if need else None for a, need in zip(ctx.saved_tensors, needed, strict=True))
+        # Of a gradient that came in, or else compilers would raise it in the forward.
+        return None, *(raises(a, grads[0]) if need else None for a, need in zip(ctx.saved_tensors, needed, strict=True))
 
 
 def _second_derivative(x: Tensor, grad: Tensor) -> NoReturn:

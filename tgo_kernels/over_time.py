@@ -18,6 +18,9 @@ class OverTime(nn.Sequential):
 
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__(*modules)
+        self._check()
+
+    def _check(self) -> None:
         for name, module in self.named_modules():
             if module is not self and (isinstance(module, OverTime) or hasattr(module, "reset")):
                 raise ValueError(
@@ -28,8 +31,14 @@ class OverTime(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Tensor) and x.dim() < 2:  # torch.fx traces with what is no tensor
             raise ValueError(f"OverTime takes x of shape [T, B, *], got {tuple(x.shape)}")
+        self._check()  # modules may have been added, at any depth
         y = super().forward(x.flatten(0, 1))
         if isinstance(x, Tensor) and (not isinstance(y, Tensor) or y.shape[:1] != (x.shape[0] * x.shape[1],)):
             what = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"OverTime needs one tensor of T*B = {x.shape[0] * x.shape[1]} samples, got {what}")
         return y.unflatten(0, x.shape[:2])
+
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError(
+            "torch.jit.script cannot compile OverTime; torch.jit.trace, torch.export and torch.compile can"
+        )

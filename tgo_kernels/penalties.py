@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 
+from tgo_kernels.neuron import LIFOutput
+
+keep = object.__setattr__  # Module's takes 2 us
+
 
 class Call(NamedTuple):
     """One call, or several of one sequence."""
@@ -17,38 +21,77 @@ class Call(NamedTuple):
     node: Any  #: what a backward through its spikes frees; None where compiled: then that of the penalty
 
 
-def added(calls: tuple[Call, ...], lost: bool, call: Call, goes_on: bool) -> tuple[tuple[Call, ...], bool]:
-    """The calls with this one, which stands for the last as well if it goes on from it; and whether one was lost.
+def record(layer: Any, of: Any, out: LIFOutput, before: Tensor | None, guarded: bool) -> None:
+    """Keep the penalty and rates of a call that is guarded or stateful: of it, or of all since the last start."""
+    compiled = torch.compiler.is_compiling()
+    if not compiled and torch._C._current_graph_task_id() != -1:
+        return  # activation checkpointing recomputes it within a backward
+    penalty, neighbors, fired, graph = out.penalty, out.neighbors, out.fired, out.penalty.requires_grad
+    if compiled:  # a number that grows would be compiled in, anew in every step
+        of = torch.full_like(fired, of)
+    former: Any = None if before is None else layer.penalty  # what is not read is no guard of compiled code
+    goes_on = (
+        before is not None
+        and former is not None
+        and not (guarded and layer._taken)
+        and former.requires_grad == graph
+        and (before.requires_grad or not graph)
+    )
+    if goes_on:
+        near, spikes, others = map(unwrapped, layer._counts)
+        fired, total = spikes + fired, others + of
+        if guarded:
+            weight = share(of, total)
+            penalty = torch.lerp(former, penalty, weight.float() if isinstance(weight, Tensor) else weight)
+            neighbors = near + neighbors
+        of = total
+    keep(layer, "_penalty", penalty)
+    keep(layer, "_counts", (neighbors, fired, of))
+    if guarded:
+        rank = (2 if layer.training else 1) if graph else 0
+        call = Call(penalty, of, rank, None if compiled else node_of(out.spikes))
+        if layer._taken:
+            keep(layer, "_taken", False)
+            keep(layer, "_lost", False)
+            keep(layer, "_calls", (call,))
+        else:
+            add(layer, call, goes_on)
+
+
+def add(layer: Any, call: Call, goes_on: bool) -> None:
+    """The call to those that wait, where it stands for the last as well if it goes on from it.
 
     Calls of a lower rank than those that wait do not count, and those of a higher one replace them. Without gradient
     the last counts. With gradient, eval() keeps one, so that no graphs pile up, and compiled code two, since each
     number is a graph of its own: what is too much is noted as lost.
     """
-    compiled = torch.compiler.is_compiling()
+    calls, compiled = layer._calls, torch.compiler.is_compiling()
     if calls and not goes_on and not compiled:
         calls = tuple(filter(alive, calls))
     if calls and call.rank < calls[-1].rank:
-        return calls, lost
+        keep(layer, "_calls", calls)
+        return
     if calls and call.rank > calls[-1].rank:
-        calls, lost = (), False
+        calls = ()
+        keep(layer, "_lost", False)
     if goes_on:
         calls = calls[:-1]
     elif call.rank == 0:
         calls = ()
     if calls and (call.rank == 1 or (compiled and len(calls) > 1)):
-        calls, lost = (), True
-    return (*calls, call), lost
+        calls = ()
+        keep(layer, "_lost", True)
+    keep(layer, "_calls", (*calls, call))
 
 
 def mean(calls: Sequence[Call]) -> Call:
     """All of them as one, but for those whose graph was freed while another's was not."""
-    if not torch.compiler.is_compiling():
+    if len(calls) > 1 and not torch.compiler.is_compiling():
         calls = [call for call in calls if alive(call)] or calls
-        calls = [call._replace(penalty=unwrap_if_dead(call.penalty)) for call in calls]
     if len(calls) == 1:
         return calls[0]
     of: Any = sum(call.of for call in calls)
-    total = torch.stack([call.of * call.penalty for call in calls]).sum()
+    total = torch.stack([call.of * unwrapped(call.penalty) for call in calls]).sum()
     return Call(share(total, of), of, calls[-1].rank, None)
 
 
