@@ -235,3 +235,25 @@ def test_a_second_conversion_takes_the_options():
     assert "sequence=True" in report.converted[""] and "guard_margin=0.5" in report.converted[""]
     spikes, mem = node(x_of())
     assert spikes.shape == x_of().shape and mem.shape == x_of()[0].shape and tgo.guard_penalty(node) > 0
+
+
+@pytest.mark.parametrize("name, value", [("graded_spikes_factor", 2.0), ("reset_mechanism_val", 0)])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_what_compiled_code_cannot_follow_raises_there_too(name, value, backend):
+    torch.compiler.reset()
+    net, x = (
+        nn.Sequential(
+            nn.Linear(5, 7), snntorch.Leaky(0.9, reset_delay=False, reset_mechanism="zero", init_hidden=True)
+        ),
+        torch.rand(4, 3, 5),
+    )
+    from_snntorch.convert(net, sequence=True)
+    compiled = torch.compile(net, backend=backend, fullgraph=True)
+    compiled(x)
+    former = getattr(net[1], name).clone()
+    getattr(net[1], name).fill_(value)
+    with pytest.raises(RuntimeError, match="reset_mechanism_val of a compiled Leaky has changed"):
+        compiled(x)
+    getattr(net[1], name).copy_(former)
+    compiled(x)
+    torch.compiler.reset()

@@ -79,6 +79,10 @@ def test_constants_of_each_neuron():
         values = [getattr(node, name) for g in (graph, third) for node in g.nodes.values() if isinstance(node, nir.LIF)]
         np.testing.assert_allclose(*values, rtol=1e-6)
         assert len(np.unique(values[0])) > 1
+    layer = next(module for module in again.modules() if isinstance(module, tgo.LIF))
+    gain = layer.gain.clone()
+    layer.set(decay=0.75)  # it stands for itself, as in LIF.from_decay
+    assert torch.equal(layer.gain, gain) and (layer.decay == 0.75).all()
     with pytest.raises(ValueError, match="constants that differ between neurons are held and do not learn"):
         from_nir(graph, learn_decay=True)
 

@@ -89,6 +89,8 @@ recurrent = plumbed({"a": linear(), "b": linear()}, ("input", "a"), ("a", "b"), 
     "graph, message",
     [
         (graph_of(nir.Linear(np.ones((2, 3, 4))), 2, 4), r"it: weight must be a matrix, got shape \(2, 3, 4\)"),
+        (graph_of(nir.Affine(np.ones((2, 4)), np.ones(3)), 4), r"it: bias must have shape \(2,\), got \(3,\)"),
+        (plumbed({"forward": linear()}, ("input", "forward"), ("forward", "output")), "forward: .* rename the node"),
         (graph_of(nir.Flatten(np.array([2, 8]), -3), 2, 8), r"it: start_dim=-3 flattens the batch of inputs \(2, 8\)"),
         (
             graph_of(nir.SumPool2d(square, square, 2 * square), 2, 8, 8),
@@ -113,7 +115,7 @@ recurrent = plumbed({"a": linear(), "b": linear()}, ("input", "a"), ("a", "b"), 
             "names that differ in . and _ alone: input, output, a.b, a_b",
         ),
     ],
-    ids=["matrix", "flatten", "padding", "recurrent", "sum", "inputs", "outputs", "dangling", "names"],
+    ids=["matrix", "bias", "name", "flatten", "padding", "recurrent", "sum", "inputs", "outputs", "dangling", "names"],
 )
 def test_graphs_that_would_not_run_are_refused(graph, message):
     with pytest.raises(ValueError, match=message):

@@ -168,6 +168,11 @@ def test_modules_that_nir_does_not_hold(module, message):
         (neuron.LIFNode(step_mode="m"), (4,), "1: LIFNode is no layer of tgo_kernels; .* converts"),
         (nn.Conv2d(2, 2, 3), (2, 8, 8), r"1: Conv2d takes no time axis; tgo.OverTime\(Conv2d\(...\)\) runs it"),
         (tgo.OverTime(nn.Conv2d(2, 2, 3, groups=2)), (2, 8, 8), "1.0: a file of NIR loses the channels of groups=2; "),
+        (
+            tgo.OverTime(nn.Conv2d(2, 2, (3, 5))),
+            (2, 8, 8),
+            r"1.0: NIR takes kernels for square, and this is of \(3, 5\)",
+        ),
         (tgo.OverTime(nn.AvgPool2d(2, ceil_mode=True)), (2, 8, 8), "1.0: NIR's pools have no ceil_mode"),
         (tgo.OverTime(nn.AvgPool2d(2, divisor_override=3)), (2, 8, 8), "1.0: NIR's pools .* no divisor_override but 1"),
         (layer.SeqToANNContainer(tgo.LIF()), (4,), r"1.0: it would take the T\*B samples for time steps"),
@@ -224,6 +229,10 @@ def test_what_the_example_does_not_show_is_compared_or_said(level, what):
     handle = model[0].register_forward_hook(lambda module, given, gave: 2 * gave)
     with pytest.raises(ValueError, match=r"^0: what it computes is not what NIR holds of it"):
         to_nir(model, x)
+    handle.remove()
+    handle = model[0].register_forward_pre_hook(lambda module, given: (2 * given[0],))
+    with pytest.warns(UserWarning, match="all that 0 is given is 0"):
+        to_nir(model, torch.zeros_like(x))
     handle.remove()
     nn.init.constant_(model[0].bias, 1.0)
     with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """The container: what it computes, keeps and refuses."""
 
 import pytest
+import snntorch
 import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
@@ -62,7 +63,16 @@ def test_traced_by_fx():
     assert torch.equal(torch.fx.symbolic_trace(ours)(x), ours(x))
 
 
-@pytest.mark.parametrize("module", [tgo.LIF(), neuron.IFNode(), nn.Sequential(nn.Linear(3, 3), tgo.LIF()), block()])
+@pytest.mark.parametrize(
+    "module",
+    [
+        tgo.LIF(),
+        neuron.IFNode(),
+        snntorch.Leaky(0.9, init_hidden=True),
+        nn.Sequential(nn.Linear(3, 3), tgo.LIF()),
+        block(),
+    ],
+)
 def test_what_keeps_a_state_is_refused(module):
     with pytest.raises(ValueError, match=r"OverTime takes modules without a time axis, but 0.* is "):
         tgo.OverTime(module)

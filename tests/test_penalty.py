@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import tgo_kernels as tgo
 from tgo_kernels.interop import snntorch as from_snntorch
 from tgo_kernels.interop import spikingjelly as from_spikingjelly
-from tgo_kernels.penalties import node_of
+from tgo_kernels.penalties import MOST, node_of
 
 every_engine = pytest.mark.parametrize("impl", ["native", "reference"])
 
@@ -261,3 +261,73 @@ def test_compiled_training_and_evaluation_in_turns():
                     call(x[:4])
                     call(x)
     torch.compiler.reset()
+
+
+class Branched(nn.Module):
+    """A trunk with two heads, of which the second may be left out."""
+
+    def __init__(self, **options) -> None:
+        super().__init__()
+        self.trunk, self.head, self.other = (tgo.LIF(guard_margin=0.7, **options) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, both: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
+        y = self.trunk(x)
+        return self.head(2 * y), self.other(3 * y) if both else None
+
+
+@every_engine
+def test_a_head_that_no_loss_took_does_not_count(impl):
+    """Its own graph was not freed, but that of the trunk was."""
+    net, fresh, x = Branched(impl=impl), Branched(impl=impl), data()
+    for _ in range(3):
+        net(0.3 * x)[0].sum().backward()
+    for model in (net, fresh):
+        x.grad = None
+        (model(x)[0].sum() + tgo.guard_penalty(model)).backward()
+    assert torch.equal(tgo.guard_penalty(net), tgo.guard_penalty(fresh))
+
+
+@every_engine
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_layer_that_did_not_run_adds_nothing(impl, grad):
+    net, x = Branched(impl=impl), data(grad)
+    net(x)
+    tgo.guard_penalty(net)
+    net(x, both=False)
+    expected = net.trunk.penalty + net.head.penalty
+    assert torch.equal(tgo.guard_penalty(net), expected) and net.other.penalty > 0
+    if grad:
+        tgo.guard_penalty(net).backward()
+
+
+def test_calls_that_nobody_takes_end_somewhere():
+    layer, x = tgo.LIF(guard_margin=0.7), data()
+    for _ in range(MOST + 3):
+        layer(x).sum().backward(retain_graph=True)
+    assert len(layer._calls) == 3
+    with pytest.raises(RuntimeError, match="64 times otherwise"):
+        tgo.guard_penalty(layer)
+    layer(x)
+    assert_is_whole(layer, x)
+
+
+def test_what_eval_lost_is_no_matter_while_training():
+    """Adversarial training with both views of an attack in eval()."""
+    net, x = nn.Sequential(tgo.LIF(guard_margin=0.7)), data()
+    for _ in range(2):
+        net.eval()
+        net(x.detach() + 0 * x)
+        net(x).sum().backward()
+        net.train()
+        net(x)
+        assert_is_whole(net, x)
+
+
+def test_after_a_refusal_all_layers_start_anew():
+    net, x = nn.Sequential(*(tgo.LIF(guard_margin=0.7) for _ in range(3))).eval(), data()
+    net(x)
+    net(x)
+    with pytest.raises(RuntimeError, match="LIF layer '0' ran with gradient more often"):
+        tgo.guard_penalty(net)
+    net(x)
+    assert torch.equal(tgo.guard_penalty(net), sum(layer.penalty for layer in net))

@@ -152,6 +152,7 @@ def test_what_snntorch_has_and_we_have_not_is_named():
             "delayed": snntorch.Leaky(beta=0.9),
             "learnable": snntorch.Leaky(**made, learn_graded_spikes_factor=True),
             "none": snntorch.Leaky(**made, reset_mechanism="none"),
+            "negative": snntorch.Leaky(**made, reset_mechanism="zero", threshold=-0.3),
             "graded": snntorch.Leaky(**made, graded_spikes_factor=2.0),
             "quantised": snntorch.Leaky(**made, state_quant=torch.round),
             "surrogate": snntorch.Leaky(**made, spike_grad=snn_surrogate.triangular()),
@@ -160,7 +161,7 @@ def test_what_snntorch_has_and_we_have_not_is_named():
             "plain": snntorch.Leaky(**made, spike_grad=snn_surrogate.sigmoid(slope=5)),
         }
     )
-    with pytest.warns(UserWarning, match="1 neurons converted, 8 left"):
+    with pytest.warns(UserWarning, match="1 neurons converted, 9 left"):
         report = from_snntorch.convert(model)
     assert "reset_delay=True" in report.left["delayed"] and "triangular" in report.left["surrogate"]
     assert report.left.keys() == model.keys() - {"plain"} and model["plain"].neuron.surrogate == tgo.Sigmoid(5.0)

@@ -154,3 +154,29 @@ def test_an_average_of_weights_is_made_of_a_model_that_has_run(kind):
     averaged = torch.optim.swa_utils.AveragedModel(net)
     averaged.update_parameters(net)
     assert torch.equal(averaged.module[0].weight, net[0].weight)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plain"])
+def test_a_seed_outlives_the_transform_that_drew_it(kind):
+    net = made(kind, noise_std=0.3)
+    torch.func.grad(lambda x: called(kind)(net, x).sum())(x_of())
+    other = copy.deepcopy(net)
+    assert torch.equal(called(kind)(other, x_of(1)), called(kind)(net, x_of(1)))
+
+
+def test_noise_goes_on_after_a_trace():
+    net = made("stateful", noise_std=0.3).eval()
+    net[0].set(noise_in_eval=True)
+    torch.jit.trace(net, (x_of(),), check_trace=False)
+    assert net(x_of()).shape == x_of().shape
+
+
+@pytest.mark.parametrize("kind", ["spikingjelly s", "spikingjelly m"])
+def test_a_state_of_converted_neurons_in_fp64(kind):
+    net, plain, x = made(kind, impl="reference"), nn.Sequential(original(kind)), x_of().double()
+    for _ in range(2):
+        assert torch.equal(called(kind)(net, x), called(kind)(plain, x))
+    for model in (net, plain):
+        model[0].reset()
+        model[0].v = 0.5
+    assert torch.equal(called(kind)(net, x), called(kind)(plain, x)) and net[0].v.dtype == torch.float64

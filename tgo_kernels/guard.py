@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tgo_kernels.layers import LIF
 from tgo_kernels.neuron import check_number
-from tgo_kernels.penalties import in_compiled_transform, keep, mean, unwrapped
+from tgo_kernels.penalties import MOST, in_compiled_transform, keep, mean, unwrapped
 
 
 def guard_penalty(model: nn.Module) -> Tensor:
@@ -16,18 +16,30 @@ def guard_penalty(model: nn.Module) -> Tensor:
 
     Add it to the task's loss, weighted by :class:`GuardSchedule`. Layers with ``guard_margin == 0`` add 0. A layer's
     penalty is the mean over all neurons and steps of its calls since it was last taken, by this function: of chunks
-    of a sequence, or of two views of a batch, as of one call on all of them. Once more without a forward in between,
-    it returns the same value. Calls with gradient count alone where there are any, and not those whose graph a backward
-    has freed, such as those of adversarial examples; without gradient, the last one counts (or the last sequence).
+    of a sequence, or of two views of a batch, as of one call on all of them. A layer that others have run without since
+    adds 0; once more without any forward in between, it returns the same value. Calls with gradient count alone where
+    there are any, and not those whose graph a backward has freed, such as those of adversarial examples; without
+    gradient, the last one counts (or the last sequence).
 
     Raises:
         ValueError: the model has no LIF layer.
         RuntimeError: a guarded layer has not run since it was made, or reset after its penalty was taken; or several of
-            its calls would have to be counted, in ``eval()`` with gradient, or more than two under ``torch.compile``.
+            its calls would have to be counted in ``eval()`` with gradient, more than two under ``torch.compile``, or
+            more than 64.
     """
     layers = _layers(model)
     if not layers:
         raise ValueError("guard_penalty needs a model with LIF layers; this one has none")
+    again = all(layer._taken for layer in layers.values())
+    lost = [name for name, layer in layers.items() if layer._lost and (again or not layer._taken)]
+    if lost:
+        for layer in layers.values():
+            layer._taken = True  # the next forward starts anew
+        raise RuntimeError(
+            f"LIF layer {lost[0]!r} ran with gradient more often since its penalty was last taken than is kept (once "
+            f"in eval(), twice under torch.compile, {MOST} times otherwise): take guard_penalty(model) after each "
+            "call, add up what counts, and run under torch.no_grad() what does not"
+        )
     penalties: list[Tensor] = []
     for name, layer in layers.items():
         if layer.guard_margin == 0:
@@ -36,13 +48,8 @@ def guard_penalty(model: nn.Module) -> Tensor:
             continue
         if not layer._calls:
             raise RuntimeError(f"LIF layer {name!r} has not run yet: call the model before guard_penalty(model)")
-        if layer._lost:
-            layer._taken = True  # the next forward starts anew
-            raise RuntimeError(
-                f"LIF layer {name!r} ran with gradient more often since its penalty was last taken than is kept (once "
-                "in eval(), twice under torch.compile): take guard_penalty(model) after each call, add up what counts, "
-                "and run under torch.no_grad() what does not"
-            )
+        if layer._taken and not again:
+            continue
         call = mean(layer._calls)
         penalties.append(unwrapped(call.penalty))
         keep(layer, "_calls", (call,))

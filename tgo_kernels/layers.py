@@ -125,7 +125,7 @@ class LIF(nn.Module):
         self.impl = impl
         self._counts: tuple[Tensor, Tensor, int | Tensor] | None = None  # neighbors, fired, of how many
         self._calls: tuple[Call, ...] = ()  # whose penalties wait for guard_penalty, or are those that it took
-        self._taken, self._lost = True, False
+        self._taken, self._lost = True, 0  # the rank of those that are not kept
         self.reset()
 
     @classmethod
@@ -259,9 +259,10 @@ class LIF(nn.Module):
         before = out_of_inference(before)
         if neuron.noise_std == 0:
             return before, run(x, before, neuron, None, 0, self.impl)
-        self._noise_seed = noise.draw_seed(x.device) if self._noise_seed is None else out_of_inference(self._noise_seed)
+        seed = unwrapped(self._noise_seed)
+        self._noise_seed = noise.draw_seed(x.device) if seed is None else out_of_inference(seed)
         step = self._noise_step
-        self._noise_step += x.shape[0]
+        self._noise_step += int(x.shape[0])  # torch.jit.trace makes a tensor of it
         return before, run(x, before, neuron, self._noise_seed, step, self.impl)
 
     @property
@@ -323,7 +324,7 @@ class LIF(nn.Module):
     def __getstate__(self) -> Mapping[str, Any]:
         """For copies and pickles: the layer and its state, without the graph of the last forward."""
         state = dict(self.__dict__)
-        for name in ("_v", "_penalty"):
+        for name in ("_v", "_penalty", "_noise_seed"):
             state[name] = without_graph(state[name])
         if self._counts is not None:
             state["_counts"] = tuple(map(without_graph, self._counts))

@@ -164,9 +164,10 @@ def kind_of(tensor: Tensor) -> str:
 
 
 def check_own(name: str, value: Tensor, x: Tensor) -> None:
-    if value.layout != torch.strided or value.dtype != state_dtype(x.dtype):
-        wanted = f"a dense {named(state_dtype(x.dtype))} tensor"
-        raise TypeError(f"{name} must be {wanted}, got {value.dtype}, {value.layout}")
+    if value.layout != torch.strided or value.is_nested:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {kind_of(value)}")
+    if value.dtype != state_dtype(x.dtype):
+        raise TypeError(f"{name} must be {named(state_dtype(x.dtype))} for x in {named(x.dtype)}, got {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"{', '.join(OWN)} that are tensors must be on {x.device} as x is, got {value.device}")
     sizes = x.shape[1:]

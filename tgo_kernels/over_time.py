@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from tgo_kernels.neuron import kind_of
+
 
 class OverTime(nn.Sequential):
     """Modules for [B, *], one after the other, on all time steps in one call: [T, B, *] to [T, B, *].
@@ -12,8 +14,8 @@ class OverTime(nn.Sequential):
     the same names in the state_dict; SpikingJelly calls it SeqToANNContainer, and each loads what the other saved.
 
     Raises:
-        ValueError: a module keeps a state from step to step (it has a ``reset``), or is itself an OverTime; x has less
-            than two dimensions; a module returns other than one tensor of T*B samples.
+        ValueError: a module keeps a state from step to step (it has a ``reset`` or ``reset_mem``), or is itself an
+            OverTime; x has less than two dimensions; a module returns other than one tensor of T*B samples.
     """
 
     def __init__(self, *modules: nn.Module) -> None:
@@ -22,13 +24,17 @@ class OverTime(nn.Sequential):
 
     def _check(self) -> None:
         for name, module in self.named_modules():
-            if module is not self and (isinstance(module, OverTime) or hasattr(module, "reset")):
+            if module is not self and (
+                isinstance(module, OverTime) or hasattr(module, "reset") or hasattr(module, "reset_mem")
+            ):
                 raise ValueError(
                     f"OverTime takes modules without a time axis, but {name} is {type(module).__name__}: it would take "
                     "the T*B samples for time steps; put it beside OverTime, not in it"
                 )
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor) and x.is_nested:
+            raise TypeError(f"x must be a dense (strided) tensor, got {kind_of(x)}")
         if isinstance(x, Tensor) and x.dim() < 2:  # torch.fx traces with what is no tensor
             raise ValueError(f"OverTime takes x of shape [T, B, *], got {tuple(x.shape)}")
         self._check()  # modules may have been added, at any depth

@@ -10,6 +10,7 @@ from torch._C._functorch import unwrap_if_dead
 from tgo_kernels.neuron import LIFOutput
 
 keep = object.__setattr__  # Module's takes 2 us
+MOST = 64  # calls that wait: no training step has more, and their graphs take memory
 
 
 class Call(NamedTuple):
@@ -52,7 +53,7 @@ def record(layer: Any, of: Any, out: LIFOutput, before: Tensor | None, guarded: 
         call = Call(penalty, of, rank, None if compiled else node_of(out.spikes))
         if layer._taken:
             keep(layer, "_taken", False)
-            keep(layer, "_lost", False)
+            keep(layer, "_lost", 0)
             keep(layer, "_calls", (call,))
         else:
             add(layer, call, goes_on)
@@ -63,7 +64,7 @@ def add(layer: Any, call: Call, goes_on: bool) -> None:
 
     Calls of a lower rank than those that wait do not count, and those of a higher one replace them. Without gradient
     the last counts. With gradient, eval() keeps one, so that no graphs pile up, and compiled code two, since each
-    number is a graph of its own: what is too much is noted as lost.
+    number is a graph of its own: what is too much is noted as lost, by its rank.
     """
     calls, compiled = layer._calls, torch.compiler.is_compiling()
     if calls and not goes_on and not compiled:
@@ -71,23 +72,24 @@ def add(layer: Any, call: Call, goes_on: bool) -> None:
     if calls and call.rank < calls[-1].rank:
         keep(layer, "_calls", calls)
         return
+    if call.rank > layer._lost:
+        keep(layer, "_lost", 0)
     if calls and call.rank > calls[-1].rank:
         calls = ()
-        keep(layer, "_lost", False)
     if goes_on:
         calls = calls[:-1]
     elif call.rank == 0:
         calls = ()
-    if calls and (call.rank == 1 or (compiled and len(calls) > 1)):
+    if len(calls) >= (1 if call.rank == 1 else 2 if compiled else MOST):
         calls = ()
-        keep(layer, "_lost", True)
+        keep(layer, "_lost", call.rank)
     keep(layer, "_calls", (*calls, call))
 
 
 def mean(calls: Sequence[Call]) -> Call:
     """All of them as one, but for those whose graph was freed while another's was not."""
     if len(calls) > 1 and not torch.compiler.is_compiling():
-        calls = [call for call in calls if alive(call)] or calls
+        calls = [call for call in calls if alive(call, deep=True)] or calls
     if len(calls) == 1:
         return calls[0]
     of: Any = sum(call.of for call in calls)
@@ -95,15 +97,26 @@ def mean(calls: Sequence[Call]) -> Call:
     return Call(share(total, of), of, calls[-1].rank, None)
 
 
-def alive(call: Call) -> bool:
-    """Whether a backward could still go through: not after the last one freed the graph, or a transform has ended."""
+def alive(call: Call, deep: bool = False) -> bool:
+    """Whether a backward could still go through: not after the last one freed the graph, or a transform has ended.
+
+    That of this layer, or, if ``deep``, that of all layers before it, too: those whose output no loss took have theirs.
+    """
     if unwrap_if_dead(call.penalty) is not call.penalty:
         return False
-    node = node_of(call.penalty) if call.node is None else call.node
-    try:
-        return node is None or node._raw_saved_tensors is not None
-    except RuntimeError:
-        return False
+    nodes, seen = [node_of(call.penalty) if call.node is None else call.node], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        try:
+            getattr(node, "_raw_saved_tensors", None)
+        except RuntimeError:
+            return False
+        if deep:
+            nodes += [former for former, _ in node.next_functions]
+    return True
 
 
 def node_of(output: Tensor) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tgo_kernels.constants import held
 from tgo_kernels.layers import LIF
 from tgo_kernels.neuron import MINIMUM, OWN, check_number
 from tgo_kernels.over_time import OverTime
@@ -64,6 +65,8 @@ def checked(graph: nir.NIRGraph, within: str = "") -> dict[int, str]:
         raise ValueError(f"names that differ in . and _ alone: {', '.join(within + name for name in graph.nodes)}")
     names = {}
     for name, node in graph.nodes.items():
+        if name in ("", "self") or hasattr(torch.fx.GraphModule, name) or name in ("graph", "training"):
+            raise ValueError(f"{within}{name}: a module of torch has no room for this name; rename the node")
         names[id(node)] = within + name
         if type(node) is nir.NIRGraph:
             names |= checked(node, f"{within}{name}.")
@@ -106,6 +109,8 @@ def made(node: nir.NIRNode, dt: float, options: Mapping[str, Any]) -> nn.Module:
         module = kind(*channels, tuple(weight.shape[2:]), *how, node.groups, bias is not None)
     module.weight.data = weight
     if bias is not None:
+        if np.shape(bias) != (weight.shape[0],):
+            raise ValueError(f"bias must have shape ({weight.shape[0]},), got {np.shape(bias)}")
         module.bias.data = torch.tensor(bias, dtype=torch.float32)
     return module if isinstance(module, nn.Linear) else OverTime(module)
 
@@ -121,7 +126,7 @@ class Held(LIF):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
 
     def learned(self, dims: int) -> dict[str, Tensor]:
-        return {name: getattr(self, name).float() for name in OWN}
+        return {name: held(getattr(self, name)) for name in OWN}
 
 
 def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
@@ -137,7 +142,7 @@ def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
     for name, values in own.items():
         check_number(name, float(values.min()), MINIMUM.get(name, 0.0))
     if any(np.unique(values).size != 1 for values in own.values()):
-        return Held(own, v_reset=v_reset, **options)
+        return Held(own, decay_input=False, v_reset=v_reset, **options)
     return LIF.from_decay(*(float(own[name].flat[0]) for name in OWN), v_reset, **options)
 
 

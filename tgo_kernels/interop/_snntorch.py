@@ -12,7 +12,7 @@ import tgo_kernels as tgo
 from tgo_kernels.constants import canonical, held_as
 from tgo_kernels.interop import conversion
 from tgo_kernels.interop.conversion import Fused, Refused, Report, above
-from tgo_kernels.neuron import check_bool
+from tgo_kernels.neuron import check_bool, state_dtype
 from tgo_kernels.penalties import unwrapped, without_graph
 
 # The functions that snntorch.surrogate makes, by name, and the parameter that they hold.
@@ -95,6 +95,8 @@ class FusedLeaky(Fused, snntorch.Leaky):
                 found["v_threshold"] = above(self.threshold.detach()).item()
         if reset == "none":
             raise Refused('reset_mechanism="none"')
+        if reset == "zero" and not torch.compiler.is_compiling() and (self.threshold.detach() < 0).any():
+            raise Refused("a threshold below 0, to which it resets: snnTorch resets such a membrane in every step")
         return {**found, "v_reset": None if reset == "subtract" else 0.0, "surrogate": surrogate(self.spike_grad)}
 
     def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -144,10 +146,15 @@ class FusedLeaky(Fused, snntorch.Leaky):
             if self.init_hidden:
                 raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
             self.mem = mem
+        if torch.compiler.is_compiling():  # values guard no compiled code
+            same = (self.graded_spikes_factor == 1) & (self.reset_mechanism_val == RESETS.index(self._reset_mechanism))
+            torch._assert_async(
+                same.all(), "graded_spikes_factor or reset_mechanism_val of a compiled Leaky has changed"
+            )
         mem, shape = self.mem, input_.shape[self.sequence :]
         if mem is not self.v or mem.shape != shape:
             super().reset()
-            self.v = mem.float() if mem.shape == shape else None
+            self.v = mem.to(state_dtype(input_.dtype)) if mem.shape == shape else None
         spikes = tgo.LIF.forward(self, input_) if self.sequence else self.one_step(input_)
         self.mem = self.v
         return spikes if self.init_hidden and not self.output else (spikes, self.mem)

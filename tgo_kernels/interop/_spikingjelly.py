@@ -12,7 +12,7 @@ import tgo_kernels as tgo
 from tgo_kernels.constants import rate_logit
 from tgo_kernels.interop import conversion
 from tgo_kernels.interop.conversion import Fused, Refused, Report
-from tgo_kernels.neuron import check_number
+from tgo_kernels.neuron import check_number, state_dtype
 from tgo_kernels.penalties import unwrapped, without_graph
 
 SURROGATES: Mapping[str, Callable[[float], tgo.Surrogate]] = {
@@ -109,9 +109,10 @@ class FusedNode(Fused):
             else:
                 v = v.expand(x.shape[1:])
         if isinstance(v, Tensor):
-            v = v.to(x.device, torch.float32)
+            v = v.to(x.device, state_dtype(x.dtype))
         elif v is not None:
-            v = torch.full(x.shape[1:], v, device=x.device) if v != constants.v_rest else None
+            full = torch.full(x.shape[1:], v, dtype=state_dtype(x.dtype), device=x.device)
+            v = full if v != constants.v_rest else None
         self.v = v
         super()._check_state(x, constants)
 

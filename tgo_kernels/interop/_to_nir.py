@@ -56,6 +56,8 @@ def write(model: nn.Module, example: Tensor, dt: float) -> nir.NIRGraph:
         if isinstance(module, LIF):
             check_steps(module, name)
             module.reset()
+            if module.v is not None and (torch.as_tensor(module.v) != module.neuron.v_rest).any():
+                raise ValueError(f"{name}: NIR has no initial state (v={module.v} after a reset)")
     expected, calls = run(model, example, names)
     for module in names:
         if kind(module) in (*OVER_TIME, *PASSED):
@@ -79,6 +81,7 @@ def write(model: nn.Module, example: Tensor, dt: float) -> nir.NIRGraph:
     fired = [call for module, of in calls.items() if isinstance(module, LIF) for call in of]
     same = [f"no neuron of {c.name} fires" for c in fired if not c.gave.any()]
     same += [f"all neurons of {c.name} fire in every step" for c in fired if c.gave.all()]
+    same += [f"all that {c.name} is given is 0" for of in calls.values() for c in of if not c.given.any()]
     if same:
         what = f"for this example {', '.join(same)}: that the graph gives what the model gives says little there"
         warnings.warn(f"{what}; take an example like the data", stacklevel=3)
@@ -218,6 +221,9 @@ def written(module: nn.Module, call: Call, dt: float) -> nir.NIRNode:
     if module.groups != 1:
         way = "groups=1 with weights of zero between the groups computes the same"
         raise ValueError(f"a file of NIR loses the channels of groups={module.groups}; {way}")
+    if len(set(module.kernel_size)) > 1 and module.padding != "same":
+        way = "weights of zero around it, and that much more padding, make it square"
+        raise ValueError(f"NIR takes kernels for square, and this is of {module.kernel_size}; {way}")
     bias = np.zeros(module.out_channels, np.float32) if module.bias is None else array(module.bias)
     how = module.stride, module.padding, module.dilation
     if isinstance(module, nn.Conv1d):
