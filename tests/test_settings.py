@@ -151,3 +151,16 @@ def test_a_subclass_holds_constants_as_buffers():
     assert torch.equal(layer(x_of()), tgo.lif(x_of(), v_threshold=torch.linspace(0.5, 1.5, 6)).spikes)
     layer.set(v_threshold=0.6, tau=3.0)
     assert torch.equal(layer(x_of()), tgo.LIF(3.0, False, 0.6)(x_of())) and layer.v_threshold.shape == (6,)
+
+
+@pytest.mark.parametrize(
+    "name, value, wrong", [("noise_in_eval", True, "no"), ("stateful", True, 1), ("impl", "reference", "fast")]
+)
+def test_settings_that_may_be_written_are_checked(name, value, wrong):
+    layer = tgo.LIF()
+    former = getattr(layer, name)
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+        setattr(layer, name, wrong)
+    assert getattr(layer, name) == former
+    setattr(layer, name, value)
+    assert getattr(copy.deepcopy(layer), name) == value

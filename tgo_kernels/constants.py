@@ -25,6 +25,17 @@ def readable(name: str, read: Callable[[Any], Any] | None = None) -> Any:
     return property(read or (lambda layer: getattr(layer.neuron, name)), refuse)
 
 
+def checked(name: str, check: Callable[[Any], None]) -> Any:
+    """A setting that may be written at any time, checked as at construction."""
+    kept = f"_{name}"
+
+    def write(layer: nn.Module, value: object) -> None:
+        check(value)
+        object.__setattr__(layer, kept, value)
+
+    return property(lambda layer: getattr(layer, kept), write)
+
+
 def readable_own(name: str) -> Any:
     """One that can be a parameter or a buffer, or follow from one."""
 

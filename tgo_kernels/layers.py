@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from tgo_kernels import noise
 from tgo_kernels.constants import (
     canonical,
     check_settings,
+    checked,
     fill,
     held,
     held_as,
@@ -23,6 +25,7 @@ from tgo_kernels.constants import (
 )
 from tgo_kernels.functional import run
 from tgo_kernels.neuron import OWN, LIFOutput, Neuron, NoiseMode, check_bool, check_number, check_tensors
+from tgo_kernels.ops import check_impl
 from tgo_kernels.penalties import (
     Call,
     in_compiled_transform,
@@ -73,6 +76,8 @@ class LIF(nn.Module):
     decay, gain, v_threshold = map(readable_own, OWN)
     v_reset, surrogate, detach_reset = map(readable, ("v_reset", "surrogate", "detach_reset"))
     noise_std, noise_mode, guard_margin = map(readable, ("noise_std", "noise_mode", "guard_margin"))
+    noise_in_eval, stateful = (checked(name, partial(check_bool, name)) for name in ("noise_in_eval", "stateful"))
+    impl = checked("impl", check_impl)
     learn_decay = readable("learn_decay", lambda layer: layer._learn_decay)
     learn_threshold = readable("learn_threshold", lambda layer: layer._learn_threshold)
 
@@ -100,7 +105,6 @@ class LIF(nn.Module):
         check_settings({**given, "noise_in_eval": noise_in_eval, "impl": impl})
         check_bool("learn_decay", learn_decay)
         check_bool("learn_threshold", learn_threshold)
-        check_bool("stateful", stateful)
         if channels is not None and (type(channels) is not int or channels < 1 or not (learn_decay or learn_threshold)):
             raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
         neuron = Neuron(
