@@ -213,6 +213,16 @@ def test_functions_are_named(name, function):
         to_nir(Net(), torch.rand(T, B, 4, 4))
 
 
+def test_an_initial_state_is_refused():
+    from tgo_kernels.interop import spikingjelly
+
+    model = nn.Sequential(nn.Linear(4, 6), neuron.LIFNode(step_mode="m"))
+    spikingjelly.convert(model)
+    model[1].set_reset_value("v", 0.15)
+    with pytest.raises(ValueError, match=r"1: NIR has no initial state \(v=0.15 after a reset\)"):
+        to_nir(model, 3 * torch.randn(T, B, 4))
+
+
 def test_the_example_has_time_and_batch():
     with pytest.raises(ValueError, match=r"example must have shape \[T, B, \*\], got \(4,\)"):
         to_nir(tgo.LIF(), torch.rand(4))

@@ -99,4 +99,6 @@ def test_wrong_shapes_are_named():
         tgo.OverTime(nn.Flatten(0))(torch.rand(2, 3, 4))
     with pytest.raises(ValueError, match=r"of T\*B = 6 samples, got tuple"):
         tgo.OverTime(nn.LSTM(4, 4))(torch.rand(2, 3, 4))
+    with pytest.raises(TypeError, match=r"x must be a dense .* nested one; torch.nested.to_padded_tensor"):
+        tgo.OverTime(nn.Linear(3, 3))(torch.nested.as_nested_tensor([torch.rand(2, 3)]))
     assert tgo.OverTime(nn.ReLU())(torch.rand(2, 0, 4)).shape == (2, 0, 4)
