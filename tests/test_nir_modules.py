@@ -13,6 +13,7 @@ from torch.nn.utils import fusion, parametrizations, prune
 
 import tgo_kernels as tgo
 from tgo_kernels.interop import snntorch as from_snntorch
+from tgo_kernels.interop import spikingjelly
 from tgo_kernels.interop.nir import from_nir, to_nir
 
 T, B = 5, 3
@@ -185,8 +186,6 @@ def test_modules_that_nir_does_not_hold(module, message):
     ],
 )
 def test_settings_that_nir_does_not_hold(module, shape, message):
-    from tgo_kernels.interop import spikingjelly
-
     model = nn.Sequential(nn.Identity(), module)
     if isinstance(module, neuron.IFNode):
         spikingjelly.convert(model)
@@ -214,8 +213,6 @@ def test_functions_are_named(name, function):
 
 
 def test_an_initial_state_is_refused():
-    from tgo_kernels.interop import spikingjelly
-
     model = nn.Sequential(nn.Linear(4, 6), neuron.LIFNode(step_mode="m"))
     spikingjelly.convert(model)
     model[1].set_reset_value("v", 0.15)

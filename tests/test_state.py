@@ -17,6 +17,7 @@ from tgo_kernels.interop import spikingjelly as from_spikingjelly
 
 KINDS = ("plain", "stateful", "spikingjelly s", "spikingjelly m", "snntorch s", "snntorch m")
 every_kind = pytest.mark.parametrize("kind", KINDS)
+every_stateful_kind = pytest.mark.parametrize("kind", KINDS[1:])
 
 
 def original(kind: str, **options) -> nn.Module:
@@ -110,7 +111,7 @@ def test_compiled_training_goes_on_from_a_state_of_inference_mode(kind, backend)
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plain"])
+@every_stateful_kind
 def test_a_state_within_a_compiled_transform(kind):
     """No tensor of a transform may leave compiled code: what keeps a state runs in eager mode, or says why not."""
     torch.compiler.reset()
@@ -156,7 +157,7 @@ def test_an_average_of_weights_is_made_of_a_model_that_has_run(kind):
     assert torch.equal(averaged.module[0].weight, net[0].weight)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plain"])
+@every_stateful_kind
 def test_a_seed_outlives_the_transform_that_drew_it(kind):
     net = made(kind, noise_std=0.3)
     torch.func.grad(lambda x: called(kind)(net, x).sum())(x_of())

@@ -99,14 +99,17 @@ def run(
     """:func:`lif` for constants that are already a :class:`Neuron`."""
     check_tensors(x, v_init, neuron, impl)
     noise.check_step(noise_step, x.shape[0])
-    plainly = neuron.noise_std == 0 and noise_seed is None
-    seed = None if plainly else noise.seed_for(neuron.noise_std, noise_seed, x.device)
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     if traced:
         if torch.autograd.forward_ad._current_level >= 0:
             no_forward_mode()  # compilers lose tangents
-        impl = _writable(impl, seed is not None)
-    engine = ops.choose(impl, x.device)
+        if neuron.noise_std > 0:
+            _no_noise_in_onnx()
+        impl = _writable(impl)
+    device = x.device
+    engine = ops.choose(impl, device)
+    plainly = neuron.noise_std == 0 and noise_seed is None
+    seed = None if plainly else noise.seed_for(neuron.noise_std, noise_seed, device)
     if engine == "reference":
         return reference.run(x, v_init, seed, noise_step, neuron)
     table, given = None, x
@@ -122,12 +125,16 @@ def run(
 
 
 @torch.compiler.assume_constant_result
-def _writable(impl: str, noisy: bool) -> str:
+def _no_noise_in_onnx() -> None:
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError("noise cannot be written as ONNX: write the model in eval(), with noise_in_eval=False")
+
+
+@torch.compiler.assume_constant_result
+def _writable(impl: str) -> str:
     """The engine to ask for in a graph: ONNX knows plain torch alone."""
     if not torch.onnx.is_in_onnx_export():
         return impl
-    if noisy:
-        raise RuntimeError("noise cannot be written as ONNX: write the model in eval(), with noise_in_eval=False")
     if impl not in ("auto", "reference"):
         raise RuntimeError(
             f"impl={impl!r} cannot be written as ONNX: make the layers impl='reference' for it, or 'auto'"

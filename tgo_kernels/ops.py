@@ -158,12 +158,11 @@ class _Forward(Function):
             template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
             x = torch.empty_like(template, device=x.device).copy_(x)
         _, need_g_v_init, need_g_table, *_ = ctx.needs_input_grad
-        saved = x, v_init, table, seed, noise_step, checkpoint_every, checkpoints
-        call, *to = OPERATORS[engine][1], g_spikes, g_v_final, g_penalty, need_g_v_init, constants
-        if not (torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()):
-            g_x, g_v_init, g_table = below(call, *saved, *to)
-        else:  # the gradient may be differentiated
-            g_x, g_v_init, g_table = call(*saved, *to)
+        saved = (x, v_init, table, seed, noise_step, checkpoint_every, checkpoints)
+        arguments = (*saved, g_spikes, g_v_final, g_penalty, need_g_v_init, constants)
+        operator = OPERATORS[engine][1]
+        differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        g_x, g_v_init, g_table = operator(*arguments) if differentiated else below(operator, *arguments)
         g_v_init, g_table = g_v_init if need_g_v_init else None, g_table if need_g_table else None
         return g_x, g_v_init, g_table, None, None, None, None, None, None
 

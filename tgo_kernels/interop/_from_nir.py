@@ -65,7 +65,7 @@ def checked(graph: nir.NIRGraph, within: str = "") -> dict[int, str]:
         raise ValueError(f"names that differ in . and _ alone: {', '.join(within + name for name in graph.nodes)}")
     names = {}
     for name, node in graph.nodes.items():
-        if name in ("", "self") or hasattr(torch.fx.GraphModule, name) or name in ("graph", "training"):
+        if name in ("", "self", "graph", "training") or hasattr(torch.fx.GraphModule, name):
             raise ValueError(f"{within}{name}: a module of torch has no room for this name; rename the node")
         names[id(node)] = within + name
         if type(node) is nir.NIRGraph:

@@ -89,14 +89,14 @@ class FusedLeaky(Fused, snntorch.Leaky):
             if own(self, "graded_spikes_factor") or self.graded_spikes_factor != 1:
                 raise Refused("graded_spikes_factor is learnable or not 1")
             reset = RESETS[int(self.reset_mechanism_val)]  # what a checkpoint brings
+            if reset == "zero" and (self.threshold.detach() < 0).any():
+                raise Refused("a threshold below 0, to which it resets: snnTorch resets such a membrane in every step")
             if not own(self, "beta"):
                 found["decay"] = self.beta.detach().float().clamp(0, 1).item()
             if not own(self, "threshold"):
                 found["v_threshold"] = above(self.threshold.detach()).item()
         if reset == "none":
             raise Refused('reset_mechanism="none"')
-        if reset == "zero" and not torch.compiler.is_compiling() and (self.threshold.detach() < 0).any():
-            raise Refused("a threshold below 0, to which it resets: snnTorch resets such a membrane in every step")
         return {**found, "v_reset": None if reset == "subtract" else 0.0, "surrogate": surrogate(self.spike_grad)}
 
     def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -111,8 +111,8 @@ class FusedNode(Fused):
         if isinstance(v, Tensor):
             v = v.to(x.device, state_dtype(x.dtype))
         elif v is not None:
-            full = torch.full(x.shape[1:], v, dtype=state_dtype(x.dtype), device=x.device)
-            v = full if v != constants.v_rest else None
+            rests = v == constants.v_rest
+            v = None if rests else torch.full(x.shape[1:], v, dtype=state_dtype(x.dtype), device=x.device)
         self.v = v
         super()._check_state(x, constants)
 
