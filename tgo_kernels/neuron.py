@@ -135,7 +135,8 @@ def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron, impl: str = 
         raise TypeError(f"x must be a torch.Tensor of shape [T, *], got {type(x).__name__}")
     if x.dtype not in DTYPES and not (x.dtype == torch.float64 and impl == "reference"):
         raise TypeError(f"x must be float32, float16 or bfloat16 (or float64 with impl='reference'), got {x.dtype}")
-    check_dense("x", x)
+    if x.is_nested or x.layout != torch.strided:
+        raise not_dense("x", x)
     if x.dim() == 0:
         raise ValueError("x must have a time axis first, shape [T, *]; got a scalar")
     if x.shape[0] == 0:
@@ -146,7 +147,8 @@ def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron, impl: str = 
         return
     if not isinstance(v_init, Tensor):
         raise TypeError(f"v_init must be a torch.Tensor or None, got {type(v_init).__name__}")
-    check_dense("v_init", v_init)
+    if v_init.is_nested or v_init.layout != torch.strided:
+        raise not_dense("v_init", v_init)
     if v_init.dtype != state_dtype(x.dtype):
         raise TypeError(f"v_init must be {named(state_dtype(x.dtype))} for x in {named(x.dtype)}, got {v_init.dtype}")
     if v_init.shape != x.shape[1:]:
@@ -155,15 +157,15 @@ def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron, impl: str = 
         raise ValueError(f"v_init must be on {x.device} as x is, got {v_init.device}")
 
 
-def check_dense(name: str, value: Tensor) -> None:
-    if value.is_nested or value.layout != torch.strided:
-        nested = "a nested one; torch.nested.to_padded_tensor makes it dense"
-        what = nested if value.is_nested else f"{value.layout}; its to_dense() is one"
-        raise TypeError(f"{name} must be a dense (strided) tensor, got {what}")
+def not_dense(name: str, value: Tensor) -> TypeError:
+    nested = "a nested one; torch.nested.to_padded_tensor makes it dense"
+    what = nested if value.is_nested else f"{value.layout}; its to_dense() is one"
+    return TypeError(f"{name} must be a dense (strided) tensor, got {what}")
 
 
 def check_own(name: str, value: Tensor, x: Tensor) -> None:
-    check_dense(name, value)
+    if value.is_nested or value.layout != torch.strided:
+        raise not_dense(name, value)
     if value.dtype != state_dtype(x.dtype):
         raise TypeError(f"{name} must be {named(state_dtype(x.dtype))} for x in {named(x.dtype)}, got {value.dtype}")
     if value.device != x.device:

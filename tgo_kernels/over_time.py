@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from tgo_kernels.neuron import check_dense
+from tgo_kernels.neuron import not_dense
 
 
 class OverTime(nn.Sequential):
@@ -34,7 +34,7 @@ class OverTime(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Tensor) and x.is_nested:
-            check_dense("x", x)
+            raise not_dense("x", x)
         if isinstance(x, Tensor) and x.dim() < 2:  # torch.fx traces with what is no tensor
             raise ValueError(f"OverTime takes x of shape [T, B, *], got {tuple(x.shape)}")
         self._check()  # modules may have been added, at any depth
