@@ -102,7 +102,7 @@ class LIF(nn.Module):
     ) -> None:
         super().__init__()
         given = {"tau": tau, "decay_input": decay_input, "v_threshold": v_threshold}
-        check_settings({**given, "noise_in_eval": noise_in_eval, "impl": impl})
+        check_settings(given)
         check_bool("learn_decay", learn_decay)
         check_bool("learn_threshold", learn_threshold)
         if channels is not None and (type(channels) is not int or channels < 1 or not (learn_decay or learn_threshold)):
