@@ -27,11 +27,13 @@ struct Options {
   Neuron<> neuron;
   const float* table;  // [3, columns]: decay, gain and v_threshold of neuron m in column m % columns; or null
   int64_t columns;     // N without a table
-  bool noisy;
+  Noise noise;  // with a table, any or none
   Curve curve;
   const int64_t* seed;  // where x is
   int64_t noise_step;
   int64_t checkpoint_every;  // 0 saves none (forward)
+
+  bool noisy() const { return noise != Noise::kNone; }
 };
 
 inline bool same_layout(const Tensor& a, const Tensor& b) {
@@ -124,6 +126,7 @@ struct Call {
                                table->scalar_type() == ScalarType::Float),
                     "table must be [3, D] in fp32, contiguous");
     STD_TORCH_CHECK(!table || table->size(1) > 0 || !layout.neurons, "table must have columns");
+    const bool usual = noise_in_membrane != 0 && soft_reset == 0 && surrogate_at_h == 0 && detach_reset == 0;
     options = {{{float(v_rest), float(noise_std), float(guard_margin), float(curve_height), float(curve_scale),
                  soft_reset != 0, noise_in_membrane != 0, surrogate_at_h != 0, detach_reset != 0},
                 float(decay),
@@ -132,7 +135,7 @@ struct Call {
                 float(v_threshold)},
                data(table),
                table ? table->size(1) : layout.neurons,
-               noise_std != 0,
+               noise_std == 0 ? Noise::kNone : usual && !table ? Noise::kUsual : Noise::kAny,
                Curve(int(curve)),
                noise_std == 0 ? nullptr : seed->const_data_ptr<int64_t>(),
                noise_step,

@@ -24,6 +24,14 @@ struct Layout {
   // Whether the order of memory is the logical one.
   bool logical_order() const { return dims.empty() || (dims.size() == 1 && dims[0].logical_stride == 1); }
 
+  // How far behind each neuron of even logical index the next one lies in memory; 0 where that is not the same for all.
+  int64_t pair_distance() const {
+    int64_t distance = 1;
+    for (size_t d = dims.size(); d-- > 0; distance *= dims[d].size)
+      if (dims[d].logical_stride == 1) return dims[d].size % 2 ? 0 : distance;
+    return 0;
+  }
+
   // Logical indices of the neurons m .. m + len - 1.
   void logical(int64_t m, int64_t len, int64_t* index) const {
     const Dim last = dims.back();

@@ -18,6 +18,19 @@ struct Neuron : Shared {
   C decay, gain, leak_bias, v_threshold;
 };
 
+// kUsual: the noise stays in the membrane, and of the neuron's switches all others are off.
+enum class Noise { kNone, kAny, kUsual };
+
+// The same constants, with their switches as a compiler can know them.
+template <Noise noise>
+TGO_HD Neuron<> with_known(Neuron<> n) {
+  if constexpr (noise == Noise::kUsual) {
+    n.noise_in_membrane = true;
+    n.soft_reset = n.surrogate_at_h = n.detach_reset = false;
+  }
+  return n;
+}
+
 template <class C>
 TGO_HD Neuron<C> with_own(const Shared& shared, C decay, C gain, C v_threshold) {
   return {shared, decay, gain, (1.f - decay) * shared.v_rest, v_threshold};
@@ -50,8 +63,7 @@ TGO_HD F reset(F h, F u, const Neuron<C>& n) {
 // One term of the penalty. A NaN membrane gives NaN.
 template <class F>
 TGO_HD F guard(F distance, const Shared& n) {
-  const F depth = n.guard_margin - distance;
-  return depth < 0.f ? splat<F>(0.f) : depth;
+  return positive_part(n.guard_margin - distance);
 }
 
 // dL/du of one step without the penalty is the sum of the two.
@@ -75,9 +87,9 @@ TGO_HD StepGradient<F> step_backward(F h, F u, F z, F g_s, F g_v, const Neuron<C
 // What the penalty adds to dL/dh; k = dL/dpenalty / (T*N).
 template <class F, class C>
 TGO_HD F guard_backward(F h, float k, const Neuron<C>& n) {
-  const F d = h - n.v_threshold, zero = splat<F>(0.f);
-  const F pull = d > 0.f ? splat<F>(-k) : (d < 0.f ? splat<F>(k) : zero);
-  return absolute(d) < n.guard_margin ? pull : zero;
+  const F d = h - n.v_threshold;
+  const F pull = bit_cast<F>(bit_cast<Word<F>>(splat<F>(-k)) ^ (bit_cast<Word<F>>(d) & 0x80000000u));  // -k sign(d)
+  return (absolute(d) < n.guard_margin) & (d != 0.f) ? pull : splat<F>(0.f);
 }
 
 // dL/dv_threshold of one step; pull is what the penalty adds to dL/dh.

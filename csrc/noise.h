@@ -34,9 +34,9 @@ TGO_HD void philox_keys(uint64_t seed, Lane keys[2 * kRounds]) {
   }
 }
 
-// Four words at counter (low, high, block, 0) for each of so many neurons (or vectors of them), each word in the low half
+// Four words at counter (low, high, block, 0) for each of so many pairs (or vectors of them), each word in the low half
 // of its 64-bit lane; the high halves are left unspecified. Lane is uint64_t, or a vector of them, with the operations
-// Op. Neurons are taken side by side since every round waits for the one before.
+// Op. Pairs are taken side by side since every round waits for the one before.
 template <class Op, int count, class Lane>
 TGO_HD void philox(const Lane keys[2 * kRounds], const Lane low[count], const Lane high[count], Lane block,
                    Lane words[4][count]) {
@@ -57,32 +57,25 @@ TGO_HD void philox(const Lane keys[2 * kRounds], const Lane low[count], const La
   }
 }
 
-// Two standard normals: radius from a, angle from b. Root is the correctly rounded square root.
-template <class Root, class F>
-TGO_HD void box_muller(Word<F> a, Word<F> b, F* z0, F* z1) {
-  const F u = exact_product_plus(to_float<F>(bit_cast<Int<F>>(a >> 1)), 0x1p-31f, 0x1p-32f);
-  const Int<F> bits = bit_cast<Int<F>>(u);
-  const Int<F> exponent = (bits - 0x3F3504F3) & -0x800000;  // in units of 2^-23
-  const F f = bit_cast<F>(bits - exponent) - 1.f;
-  F log = f * 0.10035210847854614f + -0.1633584350347519f;
-  log = log * f + 0.1732587069272995f;
-  log = log * f + -0.19888246059417725f;
-  log = log * f + 0.24961474537849426f;
-  log = log * f + -0.33335262537002563f;
-  log = log * f + 0.500005841255188f;
-  log = log * f + -1.f;
-  const F radius = Root()(to_float<F>(exponent) * (-0.6931471824645996f * 0x1p-23f) + f * log);
+// Two standard normals from a word. Op has the correctly rounded root, and product_plus, x * scale + c where the product
+// is exact: one instruction or two, the bits are the same.
+template <class Op, class F>
+TGO_HD void two_normals(Word<F> word, F* z0, F* z1) {
+  const F twice = bit_cast<F>((word & 0xFFFFFu) | 0x41800000u) + -15.999999046325684f;
+  const Int<F> bits = bit_cast<Int<F>>(twice);
+  const F m = bit_cast<F>(bits | 0x3F800000);
+  const F q = (m + -2.947556972503662f) * m;
+  const F rest = Op::product_plus(m, -0.078125f, splat<F>(0.2853561341762543f)) *
+                 ((q + 8.237969398498535f) * q + 12.631758689880371f);
+  const F root = Op::root(Op::product_plus(to_float<F>(1073410784 - bits), 0x1p-22f, rest));
+  const F radius = bit_cast<F>(bit_cast<Word<F>>(root) ^ (word & 0x80000000u));
 
-  const F y = to_float<F>(bit_cast<Int<F>>(b << 2)) * 0x1p-32f;
-  const F w = y * y;
-  F s = w * -0.004554165527224541f + 0.07965986430644989f;
-  s = s * w + -0.6459610462188721f;
-  s = y * (s * w + 1.570796251296997f);
-  F c = w * -0.02042795903980732f + 0.25360700488090515f;
-  c = c * w + -1.2336980104446411f;
-  c = c * w + 1.f;
-  *z0 = bit_cast<F>(bit_cast<Word<F>>((c - s) * radius) ^ (b & 0x80000000u));
-  *z1 = bit_cast<F>(bit_cast<Word<F>>((c + s) * radius) ^ (b << 1 & 0x80000000u));
+  const F y = to_float<F>(bit_cast<Int<F>>(word * 0x13C6F2u)) * 0x1p-32f;
+  const F t = y * y;
+  const F p = (t + -3.1080756187438965f) * t;
+  *z0 = radius * ((t + -0.2500007748603821f) * (p + 3.3301398754119873f));
+  *z1 = radius * (y * (Op::product_plus(t, 0.5f, splat<F>(-0.5735214352607727f)) * (p + 5.039614200592041f) +
+                       0.27482274174690247f));
 }
 
 }  // namespace tgo

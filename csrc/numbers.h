@@ -63,19 +63,24 @@ TGO_HD F to_float(Int<F> i) {
     return __builtin_convertvector(i, F);
 }
 
-// x * scale + c, where the product is exact: one instruction or two, the bits are the same.
 template <class F>
-TGO_HD F exact_product_plus(F x, float scale, float c) {
+TGO_HD F absolute(F x) {
 #if defined(__CUDA_ARCH__)
-  return __fmaf_rn(x, scale, c);
+  return fabsf(x);
 #else
-  return x * scale + c;
+  return bit_cast<F>(bit_cast<Int<F>>(x) & 0x7FFFFFFF);
 #endif
 }
 
+// max(0, x) that keeps NaN.
 template <class F>
-TGO_HD F absolute(F x) {
-  return bit_cast<F>(bit_cast<Int<F>>(x) & 0x7FFFFFFF);
+TGO_HD F positive_part(F x) {
+#if defined(__CUDA_ARCH__)
+  asm("max.NaN.f32 %0, %0, 0f00000000;" : "+f"(x));
+  return x;
+#else
+  return x < 0.f ? splat<F>(0.f) : x;
+#endif
 }
 
 }  // namespace tgo

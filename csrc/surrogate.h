@@ -28,11 +28,13 @@ TGO_HD F exp_negative(F x) {
   return x < -87.f ? splat<F>(0.f) : p * scale;
 }
 
-// a / b; on the device to 2 ulp, since nothing but gradients depends on it.
+// a / b for b >= 1; on the device to 2 ulp, since nothing but gradients depends on it.
 template <class F>
 TGO_HD F quotient(F a, F b) {
 #if defined(__CUDA_ARCH__)
-  return __fdividef(a, b);
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+  return a * inverse;
 #else
   return a / b;
 #endif
@@ -48,10 +50,7 @@ TGO_HD F surrogate(F d, float a, float b) {
     const F e = exp_negative(-b * distance);
     return quotient(a * e, (e + 1.f) * (e + 1.f));
   }
-  if constexpr (curve == kTriangle) {
-    const F y = a - b * distance;
-    return y < 0.f ? splat<F>(0.f) : y;
-  }
+  if constexpr (curve == kTriangle) return positive_part(a - b * distance);
   if constexpr (curve == kBox) return distance < b ? splat<F>(a) : splat<F>(0.f);
   if constexpr (curve == kExponential) return a * exp_negative(-b * distance);
   return quotient(splat<F>(a), (b * distance + 1.f) * (b * distance + 1.f));

@@ -187,8 +187,10 @@ def assert_as_exact(found: Tensor, plain: Tensor, exact: Tensor, terms: float = 
     ``terms``: of a gradient that is a sum, how large all its terms are, since that is what is rounded.
     """
     scale = max(float(exact.abs().max()), terms)
-    torch.testing.assert_close(found, plain, rtol=2**-6, atol=2**-10 * float(plain.abs().max()) + 2**-20 * terms)
+    smallest = torch.finfo(torch.float32).tiny  # below it, exp_negative is 0
+    atol = smallest + 2**-10 * float(plain.abs().max()) + 2**-20 * terms
+    torch.testing.assert_close(found, plain, rtol=2**-6, atol=atol)
     rounding = (plain - exact).abs() <= 2**-8 * exact.abs() + 1e-4 * scale
-    bound = 2 * torch.where(rounding, (plain - exact).abs(), 0).max() + 2**-22 * scale
+    bound = 2 * torch.where(rounding, (plain - exact).abs(), 0).max() + 2**-22 * scale + smallest
     error = torch.where(rounding, (found - exact).abs(), 0).max()
     assert error <= bound, f"error {error:g} > {bound:g}"

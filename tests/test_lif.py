@@ -1,5 +1,6 @@
 """The door and the compiled engine against the specification."""
 
+import math
 import os
 import platform
 import subprocess
@@ -36,6 +37,30 @@ def test_other_instruction_sets_agree_too(capability, kernels):
     assert f"CPU kernels for {kernels}" in info.stdout, info.stdout + info.stderr
     tests = run([sys.executable, "-m", "pytest", "-q", __file__, "-k", "native_agrees or same_bits or nan_and_inf"])
     assert tests.returncode == 0, tests.stdout + tests.stderr
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory"),
+    [
+        ((2, 64, 8, 8), (0, 2, 3, 1)),  # channels-last: a pair lies 64 apart,
+        ((3, 48, 4, 6), (0, 2, 3, 1)),  # in runs that blocks cut,
+        ((2, 33, 5, 6), (0, 2, 3, 1)),
+        ((2, 3, 16, 10), (0, 2, 3, 1)),
+        ((2, 520, 2, 2), (0, 2, 3, 1)),  # further apart than a block,
+        ((2, 16, 5, 7), (0, 2, 3, 1)),  # not all alike
+        ((2, 3, 40, 64), (0, 2, 1, 3)),  # heads: pairs side by side
+        ((2, 3, 40, 7), (0, 2, 1, 3)),
+        ((1030, 6), (1, 0)),
+        ((6, 1030), (1, 0)),
+    ],
+)
+def test_noise_is_the_same_bits_in_any_layout(shape, memory):
+    """Nothing but the noise of the last step is left in v."""
+    order = [0, *(1 + d for d in memory)]
+    x = torch.zeros(3, *(shape[d] for d in memory)).permute(*(order.index(d) for d in range(len(order))))
+    out = tgo.lif(x, decay=0.0, v_threshold=99.0, noise_std=1.0, noise_seed=3, noise_step=2, impl="native")
+    xi = tgo.noise.standard_normal(3, 3, math.prod(shape), first_step=2)
+    assert x.shape[1:] == shape and torch.equal(out.v_final, xi[-1].view(shape))
 
 
 def test_outputs_too_large_for_the_caches():

@@ -48,34 +48,82 @@ def test_known_answers_of_random123():
     assert [int(word) for word in words] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
 
-def test_logarithm_against_float64():
-    # Every fp32 mantissa in the binades next to 1, and a sample of all the others.
-    near_one = torch.arange(2**31 - 2**24, 2**31, 2)
-    sample = torch.from_numpy(np.random.default_rng(0).integers(0, 2**31, 4_000_000))
-    small = torch.arange(0, 100_000)
-    for k in (near_one, sample, small):
-        a = k << 1
-        exact = -torch.log((k.float().double() + 0.5).float().double() * 2.0**-31)
-        # At y = 0 the angle's outputs are both 1: z is the radius itself.
-        radius, _ = noise.box_muller(a, torch.zeros_like(a))
-        assert ((radius.double() ** 2 - exact).abs() / (1 + exact)).max() < 4e-7
-        assert ((radius.double() - exact.sqrt()).abs()).max() < 1.5e-6
+def test_every_radius_against_float64():
+    k = torch.arange(1 << 20)
+    doubled = (k | noise.SIXTEENTHS).to(torch.int32).view(torch.float32) + noise.SHIFT
+    assert torch.equal(doubled.double() * 2**20, 2.0 * k + 1)  # exact, and never 0
+    exact = (-2 * torch.log((2.0 * k + 1) / 2**21)).sqrt()
+    for top in (0, 5 << 20):
+        radius = torch.hypot(*(z.double() for z in noise.two_normals(k + top)))
+        assert (radius - exact).abs().max() < 1.2e-4 and radius.max() < 5.4
 
 
-def test_sine_and_cosine_against_float64():
-    b = torch.from_numpy(np.random.default_rng(1).integers(0, 2**30, 4_000_000))
-    first, second = noise.box_muller(torch.zeros_like(b), b)  # a = 0: the largest radius
-    radius = np.sqrt(-np.log(0.5 * 2.0**-31))
-    signed = torch.where(b >= 2**29, b - 2**30, b)
-    angle = np.pi / 2 * (signed.double() * 2.0**-30) + np.pi / 4
+def test_every_product_that_may_be_fused_is_exact():
+    doubled = (2.0 * torch.arange(1 << 20, dtype=torch.float64) + 1) / 2**20
+    m = (doubled.float().view(torch.int32) | noise.ONE).view(torch.float32)
+    assert torch.equal((m * noise.LOG_SLOPE[0]).double(), m.double() * noise.LOG_SLOPE[0])
+
+
+def squares() -> torch.Tensor:
+    """What the radius is the root of, for every radius."""
+    kept = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "sqrt", lambda x: kept.append(x.float()) or torch.ones_like(x))
+        noise.two_normals(torch.arange(1 << 20))
+    return kept[0]
+
+
+def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c of fp32, rounded once: the sum is rounded to odd in fp64, which leaves the last rounding right."""
+    product, c = a.astype(np.float64) * b, c.astype(np.float64)  # exact
+    total = product + c
+    part = total - product
+    error = (product - (total - part)) + (c - part)  # exact (Knuth)
+    inexact = (error != 0) & (total.view(np.int64) % 2 == 0)
+    return np.where(inexact, np.nextafter(total, np.copysign(np.inf, error)), total).astype(np.float32)
+
+
+def by_inverse_root(x: np.ndarray, ulps: int) -> np.ndarray:
+    """The GPU engines' root, from an inverse one that is so many units in the last place off."""
+    inverse = ((1 / np.sqrt(x.astype(np.float64))).astype(np.float32).view(np.int32) + ulps).view(np.float32)
+    root = x * inverse
+    return fused(fused(-root, root, x), inverse * np.float32(0.5), root)
+
+
+def test_roots_of_every_square_from_an_approximate_inverse_root():
+    """GPUs have an inverse root within 2 units in the last place (PTX: 2^-22.9); one of 64 would not do."""
+    x = squares().numpy()
+    exact = np.sqrt(x.astype(np.float64)).astype(np.float32)
+    assert len(x) == 2**20 and x.min() > 0
+    for ulps in range(-4, 5):
+        assert np.array_equal(by_inverse_root(x, ulps), exact)
+    assert not np.array_equal(by_inverse_root(x, 64), exact)
+
+
+def test_angles_against_float64():
+    word = torch.from_numpy(np.random.default_rng(1).integers(0, 2**32, 4_000_000))
+    first, second = (z.double() for z in noise.two_normals(word))
+    angle = torch.pi * (word * noise.ANGLE & 0xFFFFFFFF).to(torch.int32).double() * 2.0**-32
+    sign = torch.where(word >> 31 == 1, 1.0, -1.0)
+    radius = (-2 * torch.log((2.0 * (word & 0xFFFFF) + 1) / 2**21)).sqrt() * sign
     for found, exact in ((first, torch.cos(angle)), (second, torch.sin(angle))):
-        assert (found.double() / radius / np.sqrt(2) - exact).abs().max() < 2e-7
+        assert (found - radius * exact).abs().max() < 1.2e-4
 
 
 def test_every_angle_and_sign_occurs():
-    b = torch.arange(4) << 30
-    first, second = noise.box_muller(torch.zeros_like(b), b)
-    assert first.sign().tolist() == [1, 1, -1, -1] and second.sign().tolist() == [1, -1, 1, -1]
+    word = torch.from_numpy(np.random.default_rng(2).integers(0, 2**32, 1000))
+    first, second = noise.two_normals(word)
+    assert {(a, b) for a, b in zip(first.sign().tolist(), second.sign().tolist(), strict=True)} == {
+        (a, b) for a in (-1, 1) for b in (-1, 1)
+    }
+
+
+def test_a_block_serves_four_steps_of_two_neurons():
+    words = noise.philox(noise.as_seed(9, torch.device("cpu")), torch.arange(3), 5)
+    xi = tgo.noise.standard_normal(9, 4, 6, first_step=20)
+    for neuron in range(6):
+        a, b = words[2 * (neuron % 2)][neuron // 2], words[2 * (neuron % 2) + 1][neuron // 2]
+        assert torch.equal(xi[:, neuron], torch.stack([*noise.two_normals(a), *noise.two_normals(b)]))
 
 
 def test_moments(normals):
@@ -87,7 +135,7 @@ def test_moments(normals):
 
 
 def test_kolmogorov_smirnov(normals):
-    for step in range(0, STEPS, 7):  # rows from all four words of a block
+    for step in range(0, STEPS, 7):  # rows of both words
         assert stats.kstest(normals[step].numpy(), "norm").pvalue > 1e-4
     assert stats.kstest(normals[:, :500].flatten().numpy(), "norm").pvalue > 1e-4
 
@@ -108,7 +156,6 @@ def test_tails():
     for limit in (3.0, 4.0):
         expected = z.numel() * 2 * stats.norm.sf(limit)
         assert abs(int((z > limit).sum()) - expected) < 5 * expected**0.5
-    assert noise.box_muller(torch.tensor([0]), torch.tensor([0]))[0] < 6.67
 
 
 def test_rows_are_the_streams_steps(normals):

@@ -16,7 +16,8 @@ triton = pytest.importorskip("triton")
 tl = triton.language
 
 from tgo_kernels._triton import launch as engine  # noqa: E402
-from tgo_kernels._triton.math import four_normals  # noqa: E402
+from tgo_kernels._triton.lif import counter_of, draw, noise_of  # noqa: E402
+from tgo_kernels._triton.math import MEMBRANE  # noqa: E402
 
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "noise_step": 0, "guard_margin": 0.5}
 
@@ -102,20 +103,23 @@ def test_inference_saves_nothing_and_agrees():
 
 
 @triton.jit
-def four_normals_kernel(out_ptr, seed_ptr, high, step, BLOCK: tl.constexpr):
-    low = tl.arange(0, BLOCK).to(tl.uint32)
-    z0, z1, z2, z3 = four_normals(tl.load(seed_ptr), low, high.to(tl.uint32), step // 4)
-    tl.store(out_ptr + tl.arange(0, BLOCK), z0)
-    tl.store(out_ptr + BLOCK + tl.arange(0, BLOCK), z1)
-    tl.store(out_ptr + 2 * BLOCK + tl.arange(0, BLOCK), z2)
-    tl.store(out_ptr + 3 * BLOCK + tl.arange(0, BLOCK), z3)
+def noise_kernel(out_ptr, seed_ptr, start, step, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    counter = counter_of(start, (1, 1, 1), (0, 0, 0, 1), False, COUNT, BLOCK)
+    for neuron in tl.static_range(COUNT):
+        if neuron % 2 == 0:
+            words, counter = draw(seed_ptr, counter, step // 4, MEMBRANE, False, COUNT, True)
+        xi, words = noise_of(0.0, words)
+        for i in tl.static_range(4):
+            tl.store(out_ptr + i * COUNT * BLOCK + tl.arange(0, BLOCK) * COUNT + neuron, xi[i])
 
 
-def test_noise_beyond_2_32_neurons():
+@pytest.mark.parametrize("count", [1, 4])
+def test_noise_beyond_2_32_neurons(count):
     seed, out = torch.tensor(-(2**62) - 12345), torch.empty(4, 64)
-    four_normals_kernel[(1,)](out, seed, 3, 2**33, BLOCK=64)
-    w = noise.philox(seed, (3 << 32) + torch.arange(64), 2**33 // 4)
-    assert torch.equal(out, torch.stack([*noise.box_muller(*w[:2]), *noise.box_muller(*w[2:])]))
+    noise_kernel[(1,)](out, seed, 3 << 32, 2**33, COUNT=count, BLOCK=64 // count)
+    a, b, c, d = noise.philox(seed, (3 << 31) + torch.arange(32), 2**33 // 4)
+    words = torch.stack((a, c), -1).flatten(), torch.stack((b, d), -1).flatten()
+    assert torch.equal(out, torch.stack([z for word in words for z in noise.two_normals(word)]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -62,8 +62,8 @@ def neurons_per_thread(case: Case) -> int:
 
 
 def pattern(case: Case) -> str:
-    """Of the mangled name: Body<storage, count, noisy, four, own, curve>."""
-    flags = f"Li{neurons_per_thread(case)}ELb{int(case.noise)}ELb1ELb0ELNS_5CurveE{case.curve}E"
+    """Of the mangled name: Body<storage, count, noise, four, own, curve>."""
+    flags = f"Li{neurons_per_thread(case)}ELNS_5NoiseE{2 if case.noise else 0}ELb1ELb0ELNS_5CurveE{case.curve}E"
     return f"{case.kernel.capitalize()}BodyI{STORAGE[case.dtype]}{flags}"
 
 

@@ -43,14 +43,16 @@ USUAL = {
     "SURROGATE_AT_H": False,
     "DETACH_RESET": False,
     "SAVES": False,
+    "IN_TURN": False,
     **launch.spans(STEPS, 0),
 }
 
 
 def compile_kernel(kernel: Any, target: GPUTarget, dtype: str = "fp32", **flags: Any) -> Any:
     """Triton's compiled kernel, with the constants of USUAL but for ``flags``."""
-    flags = {**USUAL, **flags}
-    flags |= launch.shape(flags["ALIGNMENT"], SIZES_OF[dtype], target.warp_size)
+    flags = {**USUAL, **flags, "IN_TURN": target.warp_size == 64}
+    light = flags["ONCE"] and not flags["OWN"]
+    flags |= launch.shape(flags["ALIGNMENT"], SIZES_OF[dtype], target.warp_size, light)
     signature, constants, attributes = {}, {}, {}
     for i, name in enumerate(kernel.arg_names):
         if name.isupper():
@@ -61,7 +63,7 @@ def compile_kernel(kernel: Any, target: GPUTarget, dtype: str = "fp32", **flags:
         else:
             signature[name] = "i32" if name in lif.SIZES else "fp32"
     source = ASTSource(kernel, signature, constants, attributes)
-    options = launch.options(kernel is lif.lif_bwd_kernel, flags["ONCE"], flags["OWN"], target.warp_size)
+    options = launch.options(kernel is lif.lif_bwd_kernel, flags, target.warp_size)
     return triton.compile(source, target=target, options=options)
 
 
@@ -109,15 +111,16 @@ def flags_of(case: Case) -> dict[str, Any]:
 
 
 def shape_of(case: Case) -> dict[str, int]:
-    return launch.shape(16 if case.aligned else 1, SIZES_OF[case.dtype], TARGETS[case.target].warp_size)
+    return launch.shape(16 if case.aligned else 1, SIZES_OF[case.dtype], TARGETS[case.target].warp_size, light=True)
 
 
 def parameters(case: Case) -> tuple[bytes, tuple[str, ...]]:
     """The kernel's arguments as they lie in memory, and the names of its pointers."""
     alignment = 16 if case.aligned else 1
     neurons = (NEURONS + (0 if case.aligned else 1)) // alignment
-    turns, lanes = launch.loops(shape_of(case), SIZES_OF[case.dtype])
-    sizes = dict(zip(lif.SIZES, (STEPS, neurons, neurons, neurons, turns, lanes, 0, 1, 1, 1, 0, 0, 0, 1), strict=True))
+    shape = shape_of(case)
+    turns = shape["COUNT"] // shape["AT_ONCE"]
+    sizes = dict(zip(lif.SIZES, (STEPS, neurons, neurons, neurons, turns, 0, 1, 1, 1, 0, 0, 0, 1), strict=True))
     data, tensors = b"", []
     for name in KERNELS[case.kernel].arg_names:
         if name.endswith("_ptr"):

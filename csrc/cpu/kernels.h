@@ -23,17 +23,19 @@ using OutRows = float* const*;
 
 struct Kernels {
   const char* name;
-  // z[i][j]: the four normals of Philox block `block` for neuron[j], or for first + j where neuron is null. Rows are
-  // kBlock long, whatever len.
-  void (*noise)(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z);
+  // z[i][j]: the four normals of Philox block `block` for neuron[j], the first + j-th in memory, or for first + j itself
+  // where neuron is null. Rows are kBlock long, whatever len. `distance` is Layout::pair_distance(). Meanwhile the rows
+  // of both that are used next are fetched, those that are not null.
+  void (*noise)(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, int64_t len, uint32_t block,
+                OutRows z, Rows next[2]);
   // Steps forward, from v to v_next, which may be one. Rows that are aligned to 64 bytes can be written past the caches.
   // What is used next lies so many elements `ahead` of each row, and is fetched meanwhile. Rows of a table are decay,
-  // gain and v_threshold of neurons that have their own. [table][noisy][guarded]
-  void (*forward[2][2][2])(const Neuron<>&, Rows table, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi,
+  // gain and v_threshold of neurons that have their own. [table][noise][guarded]
+  void (*forward[2][3][2])(const Neuron<>&, Rows table, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi,
                            const float* v, float* v_next, OutRows s, bool past_caches, bool v_past_caches, Totals*);
   // Recomputes the steps from v before them and walks back, g_v in place. The gradients of a table's rows are added to
-  // g_table. [table][noisy][guarded][curve]
-  void (*backward[2][2][2][kCurves])(const Neuron<>&, Rows table, int64_t steps, int64_t len, int64_t ahead, Rows x,
+  // g_table. [table][noise][guarded][curve]
+  void (*backward[2][3][2][kCurves])(const Neuron<>&, Rows table, int64_t steps, int64_t len, int64_t ahead, Rows x,
                                      Rows xi, const float* v, Rows g_s, float k, float* g_v, OutRows g_table,
                                      OutRows g_x, bool past_caches);
   void (*load_half)(const uint16_t* from, int64_t len, int64_t ahead, float* to);

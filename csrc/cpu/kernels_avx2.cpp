@@ -18,9 +18,10 @@ struct LaneOps {
     return a ^ b ^ c;
   }
 };
-struct Root {
-  TGO_HD F operator()(F x) const {
-    return (F)_mm256_sqrt_ps((__m256)x);
+struct Exact {
+  static TGO_HD F root(F x) { return (F)_mm256_sqrt_ps((__m256)x); }
+  static TGO_HD F product_plus(F x, float scale, F c) {
+    return (F)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(scale), (__m256)c);
   }
 };
 struct Widen {

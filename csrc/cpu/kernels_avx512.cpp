@@ -18,9 +18,10 @@ struct LaneOps {
     return (Lanes)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
   }
 };
-struct Root {
-  TGO_HD F operator()(F x) const {
-    return (F)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x);
+struct Exact {
+  static TGO_HD F root(F x) { return (F)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x); }
+  static TGO_HD F product_plus(F x, float scale, F c) {
+    return (F)_mm512_fmadd_ps((__m512)x, _mm512_set1_ps(scale), (__m512)c);
   }
 };
 struct Widen {

@@ -14,12 +14,13 @@ struct LaneOps {
     return a ^ b ^ c;
   }
 };
-struct Root {
-  TGO_HD F operator()(F x) const {
+struct Exact {
+  static TGO_HD F root(F x) {
     F root;
     for (int i = 0; i < 4; ++i) root[i] = __builtin_sqrtf(x[i]);
     return root;
   }
+  static TGO_HD F product_plus(F x, float scale, F c) { return x * scale + c; }
 };
 struct Widen {
   TGO_HD Doubles operator()(HalfF half) const {

@@ -1,5 +1,5 @@
 // The kernels, compiled once for each instruction set: the including file names TGO_ISA, and in that namespace F, the
-// vector of floats; Lanes, as wide, of 64-bit words; LaneOps for philox(), Root for box_muller(), Widen from HalfF to
+// vector of floats; Lanes, as wide, of 64-bit words; LaneOps for philox(), Exact for two_normals(), Widen from HalfF to
 // Doubles, Stream for stores past the caches. Everything here is local to that file, so that no wide code leaks into
 // others.
 
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kLanes = sizeof(F) / sizeof(float);
 constexpr int kPhilox = 4;  // vectors of Philox lanes side by side
-constexpr int kBoxMuller = 4;  // vectors of Box-Muller side by side
+constexpr int kTwoNormals = 4;  // vectors of words side by side
 
 #define TGO_INLINE __attribute__((always_inline))
 
@@ -58,79 +58,117 @@ TGO_HD double sum(Vector v) {
   return total;
 }
 
-// The low halves of the lanes of a, then of b.
-TGO_HD Word<F> low_halves(Lanes a, Lanes b) {
-#if defined(__clang__)
-  typedef uint32_t HalfWord __attribute__((vector_size(sizeof(F) / 2)));
-  const HalfWord halves[2] = {__builtin_convertvector(a, HalfWord), __builtin_convertvector(b, HalfWord)};
-  Word<F> even;
-  memcpy(&even, halves, sizeof(even));
-  return even;
-#else
-  Word<F> even;
-  for (int i = 0; i < kLanes; ++i) even[i] = 2 * i;
-  return __builtin_shuffle((Word<F>)a, (Word<F>)b, even);
-#endif
+// The low halves of the lanes of even, with those of odd between them.
+TGO_HD Word<F> alternating(Lanes even, Lanes odd) { return (Word<F>)((even & 0xFFFFFFFFu) | odd << 32); }
+
+// The low halves of at most so many lanes.
+TGO_HD void store_low(uint32_t* to, Lanes from, int64_t count) {
+  typedef uint32_t Half __attribute__((vector_size(sizeof(Lanes) / 2)));
+  const Half low = __builtin_convertvector(from, Half);
+  if (count >= kLanes / 2)
+    memcpy(to, &low, sizeof(low));
+  else
+    for (int64_t i = 0; i < count; ++i) to[i] = low[i];
 }
 
 // Vectors side by side, of which the compiler makes as many operations.
-typedef float Several __attribute__((vector_size(kBoxMuller * sizeof(F))));
-struct SeveralRoots {
-  TGO_HD Several operator()(Several x) const {
-    F each[kBoxMuller];
+typedef float Several __attribute__((vector_size(kTwoNormals * sizeof(F))));
+struct EachExact {
+  static TGO_HD Several root(Several x) {
+    F each[kTwoNormals];
     memcpy(each, &x, sizeof(x));
-    for (F& one : each) one = Root()(one);
+    for (F& one : each) one = Exact::root(one);
+    memcpy(&x, each, sizeof(x));
+    return x;
+  }
+  static TGO_HD Several product_plus(Several x, float scale, Several c) {
+    F each[kTwoNormals], plus[kTwoNormals];
+    memcpy(each, &x, sizeof(x));
+    memcpy(plus, &c, sizeof(c));
+    for (int i = 0; i < kTwoNormals; ++i) each[i] = Exact::product_plus(each[i], scale, plus[i]);
     memcpy(&x, each, sizeof(x));
     return x;
   }
 };
 
-void noise(uint64_t seed, const int64_t* neuron, int64_t first, int64_t len, uint32_t block, OutRows z) {
-  alignas(64) uint32_t words[4][kBlock];
+void noise(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, int64_t len, uint32_t block, OutRows z,
+           Rows next[2]) {
+  constexpr int64_t kHalf = kLanes / 2;  // as many pairs as Lanes has
+  alignas(64) uint32_t words[2][kBlock + 2 * kPhilox * kLanes];  // of steps 0 and 1, and of 2 and 3, by neuron
   Lanes count, keys[2 * kRounds];
-  for (int i = 0; i < kLanes / 2; ++i) count[i] = i;
+  for (int i = 0; i < kHalf; ++i) count[i] = i;
   philox_keys(seed, keys);
   asm("" : "+m"(keys));  // in memory: to broadcast them anew at every use costs more
   const Lanes block_lanes = Lanes{} + uint64_t(block);
-  const auto draw = [&](int64_t j, const auto& index) TGO_INLINE {
-    Lanes low[kPhilox], high[kPhilox], lanes[4][kPhilox];
-    for (int i = 0; i < kPhilox; ++i) index(j + i * (kLanes / 2), &low[i], &high[i]);
-    philox<LaneOps, kPhilox>(keys, low, high, block_lanes, lanes);
-    for (int word = 0; word < 4; ++word)
-      for (int i = 0; i < kPhilox; i += 2) {
-        const Word<F> pair = low_halves(lanes[word][i], lanes[word][i + 1]);
-        memcpy(words[word] + j + i * (kLanes / 2), &pair, sizeof(pair));
-      }
+  // of(k, &low, &high): numbers of the k-th pair and of those behind it; put(word, k, even, odd): where their words go.
+  const auto draw = [&](int64_t pairs, const auto& of, const auto& put) TGO_INLINE {
+    for (int64_t k = 0; k < pairs; k += kPhilox * kHalf) {
+      Lanes low[kPhilox], high[kPhilox], lanes[4][kPhilox];
+      for (int i = 0; i < kPhilox; ++i) of(k + i * kHalf, &low[i], &high[i]);
+      philox<LaneOps, kPhilox>(keys, low, high, block_lanes, lanes);
+      for (int word = 0; word < 2; ++word)
+        for (int i = 0; i < kPhilox; ++i) put(word, k + i * kHalf, lanes[word][i], lanes[word + 2][i]);
+    }
   };
-  constexpr int64_t width = kPhilox * kLanes / 2;
-  if (neuron)
-    for (int64_t j = 0; j < len; j += width)
-      draw(j, [&](int64_t at, Lanes* low, Lanes* high) TGO_INLINE {
-        memcpy(low, neuron + at, sizeof(*low));
-        *high = *low >> 32;
+  const auto side_by_side = [&](int word, int64_t k, Lanes even, Lanes odd) TGO_INLINE {
+    const Word<F> both = alternating(even, odd);
+    memcpy(words[word] + 2 * k, &both, sizeof(both));
+  };
+  int64_t before = 0;  // words of neurons that are not asked for
+  if (!neuron) {  // the high word is the same for the whole block, and what follows from it alone is computed once
+    before = first % 2;
+    const auto of = [&](int64_t k, Lanes* low, Lanes* high) TGO_INLINE {
+      *low = count + uint64_t(first / 2 + k);
+      *high = Lanes{} + (uint64_t(first / 2) >> 32);
+    };
+    draw((before + len + 1) / 2, of, side_by_side);
+  } else if (distance == 1 && neuron[0] % 2 == 0) {
+    const auto of = [&](int64_t k, Lanes* low, Lanes* high) TGO_INLINE {
+      Lanes pair{};
+      for (int i = 0; i < kHalf; ++i) pair[i] = neuron[2 * (k + i)] >> 1;
+      *low = pair, *high = pair >> 32;
+    };
+    draw((len + 1) / 2, of, side_by_side);
+  } else {  // of runs of `distance` neurons every other one is of even ones
+    for (int64_t j = 0, run, done; j < len; j += done) {
+      run = distance ? distance - (first + j) % distance : len;
+      const bool pairs = run == distance && j + 2 * run <= len && neuron[j] % 2 == 0;
+      if (run > len - j) run = len - j;
+      done = pairs ? 2 * run : run;
+      const auto load_index = [&](int64_t k) TGO_INLINE {
+        Lanes index;
+        memcpy(&index, neuron + j + k, sizeof(index));
+        return index;
+      };
+      const auto of = [&](int64_t k, Lanes* low, Lanes* high) TGO_INLINE {
+        *low = load_index(k) >> 1, *high = load_index(k) >> 33;
+      };
+      draw(run, of, [&](int word, int64_t k, Lanes even, Lanes odd) TGO_INLINE {
+        uint32_t* to = words[word] + j + k;
+        store_low(to, pairs || load_index(k) % 2 == 0 ? even : odd, run - k);
+        if (pairs) store_low(to + distance, odd, run - k);
       });
-  else  // the high word is the same for the whole block, and what follows from it alone is computed once
-    for (int64_t j = 0; j < len; j += width)
-      draw(j, [&](int64_t at, Lanes* low, Lanes* high) TGO_INLINE {
-        *low = count + uint64_t(first + at);
-        *high = Lanes{} + (uint64_t(first) >> 32);
-      });
-  for (int pair = 0; pair < 4; pair += 2)  // loops of its own: the constants of both would not fit in the registers
-    for (int64_t j = 0; j < len; j += kBoxMuller * kLanes) {
-      Word<Several> a, b;
-      memcpy(&a, words[pair] + j, sizeof(a));
-      memcpy(&b, words[pair + 1] + j, sizeof(b));
+    }
+  }
+  for (int word = 0; word < 2; ++word)
+    for (int64_t j = 0; j < len; j += kTwoNormals * kLanes) {
+      for (int i = 2 * word; i < 2 * word + 2; ++i)
+        for (int rows = 0; rows < 2; ++rows)
+          if (next[rows][i])
+            for (int64_t line = 0; line < kTwoNormals * kLanes; line += 16) fetch(next[rows][i] + j + line);
+      Word<Several> several;
+      memcpy(&several, words[word] + before + j, sizeof(several));
       Several z0, z1;
-      box_muller<SeveralRoots, Several>(a, b, &z0, &z1);
-      memcpy(z[pair] + j, &z0, sizeof(z0));
-      memcpy(z[pair + 1] + j, &z1, sizeof(z1));
+      two_normals<EachExact, Several>(several, &z0, &z1);
+      memcpy(z[2 * word] + j, &z0, sizeof(z0));
+      memcpy(z[2 * word + 1] + j, &z1, sizeof(z1));
     }
 }
 
 // u of step i, from h.
-template <bool noisy, class Count>
+template <Noise noise, class Count>
 TGO_HD F disturbed(F h, Rows xi, int64_t i, int64_t j, Count count, const Shared& n) {
-  if constexpr (noisy) return disturb(h, load(xi[i] + j, count), n);
+  if constexpr (noise != Noise::kNone) return disturb(h, load(xi[i] + j, count), n);
   return h;
 }
 
@@ -144,10 +182,10 @@ TGO_HD decltype(auto) neurons_at(const Neuron<>& n, Rows table, int64_t j, Count
 }
 
 // Row by row, so that no vector waits for the step before its own; the state stays in the cache.
-template <bool own, bool noisy, bool guarded>
+template <bool own, Noise noise, bool guarded>
 void forward(const Neuron<>& constants, Rows table, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi,
              const float* v, float* v_next, OutRows s, bool past_caches, bool v_past_caches, Totals* totals) {
-  const Neuron<> shared = constants;
+  const Neuron<> shared = with_known<noise>(constants);
   const F zero{};
   F fired{}, neighbors{};  // exact: at most 2^24 a lane
   Doubles penalty[2] = {};
@@ -157,14 +195,14 @@ void forward(const Neuron<>& constants, Rows table, int64_t steps, int64_t len, 
     float* after = i + 1 < steps ? state : v_next;
     const bool after_past_caches = v_past_caches && i + 1 == steps;
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-      fetch(x[i] + j + ahead);
+      if (noise == Noise::kNone) fetch(x[i] + j + ahead);
       if (!past_caches) fetch_to_write(s[i] + j + ahead);
       // Lanes past the row count nothing.
       const bool whole = std::is_same_v<decltype(count), Whole>;
       const auto& n = neurons_at<own>(shared, table, j, count);
       const F one = whole ? splat<F>(1.f) : load(kOnes, count);
       const F h = charge(load(before + j, count), load(x[i] + j, count), n);
-      const F u = disturbed<noisy>(h, xi, i, j, count, n);
+      const F u = disturbed<noise>(h, xi, i, j, count, n);
       const F spike = u >= n.v_threshold ? one : zero;
       stream(s[i] + j, spike, count, past_caches);
       stream(after + j, reset(h, u, n), count, after_past_caches);
@@ -186,29 +224,29 @@ void forward(const Neuron<>& constants, Rows table, int64_t steps, int64_t len, 
   totals->penalty += sum(penalty[0] + penalty[1]);
 }
 
-template <bool own, bool noisy, bool guarded, Curve curve>
+template <bool own, Noise noise, bool guarded, Curve curve>
 void backward(const Neuron<>& constants, Rows table, int64_t steps, int64_t len, int64_t ahead, Rows x, Rows xi,
               const float* v, Rows g_s, float k, float* g_v, OutRows g_table, OutRows g_x, bool past_caches) {
-  const Neuron<> shared = constants;
+  const Neuron<> shared = with_known<noise>(constants);
   constexpr int64_t kept = own ? kMaxChunk : 1;  // states: the decay's gradient asks for them
   alignas(64) float membrane[kMaxChunk][kBlock], state[kept][kBlock];
   for (int64_t i = 0; i < steps; ++i) {
     const float* before = i ? state[(i - 1) % kept] : v;
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-      fetch(x[i] + j + ahead);
+      if (noise == Noise::kNone) fetch(x[i] + j + ahead);
       const auto& n = neurons_at<own>(shared, table, j, count);
       const F h = charge(load(before + j, count), load(x[i] + j, count), n);
       store(membrane[i] + j, h, count);
-      store(state[i % kept] + j, reset(h, disturbed<noisy>(h, xi, i, j, count, n), n), count);
+      store(state[i % kept] + j, reset(h, disturbed<noise>(h, xi, i, j, count, n), n), count);
     });
   }
   for (int64_t i = steps - 1; i >= 0; --i)
     for_vectors(len, [&](int64_t j, auto count) TGO_INLINE {
-      fetch(g_s[i] + j + ahead);
+      if (noise == Noise::kNone) fetch(g_s[i] + j + ahead);
       if (!past_caches) fetch_to_write(g_x[i] + j + ahead);
       const auto& n = neurons_at<own>(shared, table, j, count);
       const F h = load(membrane[i] + j, count);
-      const F u = disturbed<noisy>(h, xi, i, j, count, n);
+      const F u = disturbed<noise>(h, xi, i, j, count, n);
       const F z = surrogate<curve>((n.surrogate_at_h ? h : u) - n.v_threshold, n.curve_height, n.curve_scale);
       const F dv = load(g_v + j, count);
       const StepGradient<F> g = step_backward(h, u, z, load(g_s[i] + j, count), dv, n);
@@ -235,18 +273,16 @@ void backward(const Neuron<>& constants, Rows table, int64_t steps, int64_t len,
         backward<__VA_ARGS__, kBox>, backward<__VA_ARGS__, kExponential>, backward<__VA_ARGS__, kInverseSquare>, \
         backward<__VA_ARGS__, kGaussian>                                                                         \
   }
-#define TGO_FORWARD(own) \
-  { {forward<own, false, false>, forward<own, false, true>}, {forward<own, true, false>, forward<own, true, true>} }
-#define TGO_BACKWARD(own)                                                \
-  {                                                                      \
-    {TGO_CURVES(own, false, false), TGO_CURVES(own, false, true)},       \
-        {TGO_CURVES(own, true, false), TGO_CURVES(own, true, true)}      \
-  }
+#define TGO_FORWARD(own, noise) {forward<own, noise, false>, forward<own, noise, true>}
+#define TGO_BACKWARD(own, noise) {TGO_CURVES(own, noise, false), TGO_CURVES(own, noise, true)}
+#define TGO_NOISES(kernel) \
+  {{kernel(false, Noise::kNone), kernel(false, Noise::kAny), kernel(false, Noise::kUsual)}, \
+   {kernel(true, Noise::kNone), kernel(true, Noise::kAny)}}
 const Kernels kernels = {
     TGO_ISA_NAME,
     noise,
-    {TGO_FORWARD(false), TGO_FORWARD(true)},
-    {TGO_BACKWARD(false), TGO_BACKWARD(true)},
+    TGO_NOISES(TGO_FORWARD),
+    TGO_NOISES(TGO_BACKWARD),
     load_row<Half>,
     load_row<BFloat16>,
     store_row<Half>,

@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kGrain = 16 * 1024;  // neuron-steps that are worth a thread
 
 struct alignas(64) Scratch {
-  int64_t index[kBlock];
+  int64_t index[kBlock + 64];  // read in whole vectors, from anywhere
   float noise[kMaxChunk + kStepsPerBlock][kBlock];  // a chunk may begin within a Philox block
   ChunkRows x, g_s, out;
   float v[kBlock], g_v[kBlock];
@@ -29,22 +29,28 @@ class BlockNoise {
  public:
   BlockNoise(const Options& options, const Layout& layout, const Kernels& kernels, int64_t m, int64_t len)
       : options_(options), layout_(layout), kernels_(kernels), m_(m), len_(len), s_(scratch()) {
-    if (!options.noisy || layout.logical_order()) return;
-    layout.logical(m, len, s_.index);
-    std::fill(s_.index + len, s_.index + kBlock, 0);
+    if (options.noisy() && !layout.logical_order()) layout.logical(m, len, s_.index);
   }
 
-  // The normals of a chunk, in rows.
-  void draw(const Chunk& c, const float* xi[kMaxChunk]) {
-    if (!options_.noisy) return;
+  // The normals of a chunk, in rows; meanwhile its rows are fetched.
+  void draw(const Chunk& c, const float* xi[kMaxChunk], Rows x, Rows g_s = nullptr) {
+    if (!options_.noisy()) return;
     const int64_t first = (options_.noise_step + c.t) / kStepsPerBlock;
     const int64_t last = (options_.noise_step + c.t + c.steps - 1) / kStepsPerBlock;
     const int64_t from = first * kStepsPerBlock - options_.noise_step;  // may lie before the chunk
     for (int64_t q = first; q <= last; ++q) {
       float* rows[kStepsPerBlock];
-      for (int64_t i = 0; i < kStepsPerBlock; ++i) rows[i] = s_.noise[(q - first) * kStepsPerBlock + i];
-      kernels_.noise(uint64_t(*options_.seed), layout_.logical_order() ? nullptr : s_.index, m_, len_, uint32_t(q),
-                     rows);
+      const float* fetched[2][kStepsPerBlock] = {};
+      Rows next[2] = {fetched[0], fetched[1]};
+      for (int64_t i = 0; i < kStepsPerBlock; ++i) {
+        rows[i] = s_.noise[(q - first) * kStepsPerBlock + i];
+        const int64_t step = (q - first) * kStepsPerBlock + i + from - c.t;
+        if (step < 0 || step >= c.steps) continue;
+        fetched[0][i] = x[step];
+        fetched[1][i] = g_s ? g_s[step] : nullptr;
+      }
+      kernels_.noise(uint64_t(*options_.seed), layout_.logical_order() ? nullptr : s_.index,
+                     layout_.pair_distance(), m_, len_, uint32_t(q), rows, next);
     }
     for (int64_t i = 0; i < c.steps; ++i) xi[i] = s_.noise[c.t + i - from];
   }
@@ -125,11 +131,11 @@ Totals forward(const Options& options, const Layout& layout, const Kernels& kern
       const int64_t next = last ? layout.offset(next_block(options, layout, column, m), 0) : layout.offset(m, end);
       const Chunk chunk{t, end - t, m, len, next - layout.offset(m, t)};
       float* v_next = last ? v_final + m : checkpoints ? checkpoints + t / size * layout.neurons + m : s.v;
-      noise.draw(chunk, xi);
       x.read(chunk, s.x, in);
+      noise.draw(chunk, xi, in);
       spikes.begin(chunk, s.out, out);
       const bool past_caches = spikes.past_caches(chunk);
-      kernels.forward[options.table != nullptr][options.noisy][guarded](
+      kernels.forward[options.table != nullptr][int(options.noise)][guarded](
           options.neuron, table.data(), chunk.steps, len, x.ahead(chunk), in, xi, v, v_next, out, past_caches,
           past_caches && last && v_aligned, &totals[b]);
       spikes.finish(chunk, out);
@@ -164,11 +170,11 @@ void backward(const Options& options, const Layout& layout, const Kernels& kerne
       const Chunk chunk{t, std::min(size, layout.steps - t), m, len, next - layout.offset(m, t)};
       const float* v = t ? checkpoints + (t / size - 1) * layout.neurons + m : v_init ? v_init + m : s.v;
       if (v == s.v) std::fill(s.v, s.v + len, options.neuron.v_rest);
-      noise.draw(chunk, xi);
       x.read(chunk, s.x, in);
       if (g_spikes) g_spikes.read(chunk, s.g_s, g_s);
+      noise.draw(chunk, xi, in, g_s);
       g_x.begin(chunk, s.out, out);
-      kernels.backward[options.table != nullptr][options.noisy][k != 0][options.curve](
+      kernels.backward[options.table != nullptr][int(options.noise)][k != 0][options.curve](
           options.neuron, table.data(), chunk.steps, len, x.ahead(chunk), in, xi, v, g_s, k, g, g_own.data(), out,
           g_x.past_caches(chunk));
       g_x.finish(chunk, out);

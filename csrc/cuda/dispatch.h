@@ -15,20 +15,23 @@ constexpr int kWideOwn = 4;  // neurons with constants of their own: those of ei
 struct Form {
   Storage storage;
   bool wide;  // rows can be moved so
-  bool noisy;
+  Noise noise;
   bool four;  // see lif.h
   bool own;   // constants: see lif.h
   Curve curve;
 };
 
-template <template <class, int, bool, bool, bool, Curve> class Body, class S, int count, bool four, bool own,
+template <template <class, int, Noise, bool, bool, Curve> class Body, class S, int count, bool four, bool own,
           Curve curve, class Device>
 void run_count(const Form& form, Device&& device) {
-  form.noisy ? device.template operator()<Body<S, count, true, four, own, curve>>()
-             : device.template operator()<Body<S, count, false, four, own, curve>>();
+  if (form.noise == Noise::kNone) return device.template operator()<Body<S, count, Noise::kNone, four, own, curve>>();
+  if constexpr (four)
+    if (form.noise == Noise::kUsual)
+      return device.template operator()<Body<S, count, Noise::kUsual, four, own, curve>>();
+  device.template operator()<Body<S, count, Noise::kAny, four, own, curve>>();
 }
 
-template <template <class, int, bool, bool, bool, Curve> class Body, class S, bool own, Curve curve, class Device>
+template <template <class, int, Noise, bool, bool, Curve> class Body, class S, bool own, Curve curve, class Device>
 void run_form(const Form& form, Device&& device) {
   if constexpr (own)
     form.wide ? run_count<Body, S, kWideOwn, false, true, curve>(form, device)
@@ -41,7 +44,7 @@ void run_form(const Form& form, Device&& device) {
               : run_count<Body, S, 1, false, false, curve>(form, device);
 }
 
-template <template <class, int, bool, bool, bool, Curve> class Body, bool own, Curve curve, class Device>
+template <template <class, int, Noise, bool, bool, Curve> class Body, bool own, Curve curve, class Device>
 void run_storage(const Form& form, Device&& device) {
   switch (form.storage) {
     case Storage::kFloat: return run_form<Body, float, own, curve>(form, device);

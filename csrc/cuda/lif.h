@@ -10,11 +10,6 @@
 
 namespace tgo::cuda {
 
-#if defined(__CUDA_ARCH__)
-constexpr int kArchitecture = __CUDA_ARCH__;
-#else
-constexpr int kArchitecture = 0;
-#endif
 constexpr int kThreads = 128;             // of a block
 constexpr int kWarp = 32;
 constexpr int kSpan = kStepsPerBlock;     // steps at once: those of one Philox block
@@ -153,32 +148,26 @@ struct Row {
   }
 };
 
-struct SquareRoot {
-  TGO_HD float operator()(float x) const {
+// What two_normals() needs. The root is correctly rounded, from any inverse one within 4 ulp, for each of its squares.
+struct Exact {
+  static TGO_HD float root(float x) {
 #if defined(__CUDA_ARCH__)
-    // __fsqrt_rn as it is compiled for x from 2^-101 to 2^127, without its branch for all other x: here only 0 is.
     float inverse;
-    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(fmaxf(x, 0x1p-101f)));
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
     const float root = __fmul_rn(x, inverse);
     return __fmaf_rn(__fmaf_rn(-root, root, x), __fmul_rn(inverse, 0.5f), root);
 #else
     return sqrtf(x);
 #endif
   }
+  static TGO_HD float product_plus(float x, float scale, float c) {
+#if defined(__CUDA_ARCH__)
+    return __fmaf_rn(x, scale, c);
+#else
+    return x * scale + c;
+#endif
+  }
 };
-
-// The noise of neuron `index` in the four steps of a Philox block.
-TGO_HD void normals(const int64_t* where, int64_t index, uint32_t block, float z[kSpan]) {
-  // Read anew for each neuron: or else the keys of all rounds are kept for the next one, in twenty registers.
-  const uint64_t seed = *static_cast<const volatile int64_t*>(where);
-  uint64_t keys[2 * kRounds];
-  philox_keys(seed, keys);
-  const uint64_t low[1] = {uint32_t(index)}, high[1] = {uint64_t(index) >> 32};
-  uint64_t words[4][1];
-  philox<ScalarLanes, 1>(keys, low, high, uint64_t(block), words);
-  box_muller<SquareRoot, float>(uint32_t(words[0][0]), uint32_t(words[1][0]), &z[0], &z[1]);
-  box_muller<SquareRoot, float>(uint32_t(words[2][0]), uint32_t(words[3][0]), &z[2], &z[3]);
-}
 
 // One float of each neuron of a thread, in the same turn as their values.
 template <int count>
@@ -213,7 +202,7 @@ struct InTurn {
 // The constants of a thread's neurons and the sums of their gradients. These are the same for all.
 template <int count, bool own>
 struct Constants {
-  const Neuron<>& n;
+  const Neuron<> n;
 
   TGO_HD Constants(const Neuron<>& neuron, const Table&, int64_t) : n(neuron) {}
   TGO_HD const Neuron<>& front() const { return n; }
@@ -224,7 +213,7 @@ struct Constants {
 // Each neuron has its own: those of a table's columns.
 template <int count>
 struct Constants<count, true> {
-  const Shared& shared;
+  const Shared shared;
   InTurn<count> rows[3], sums[3];
 
   TGO_HD Constants(const Neuron<>& neuron, const Table& table, int64_t column) : shared(neuron) {
@@ -246,11 +235,12 @@ struct Constants<count, true> {
 };
 
 // `count` neurons, neighbours in memory, walked through time in spans of four steps that are aligned to the noise.
-template <class S, int count, bool noisy, bool four>
+template <class S, int count, Noise noise, bool four>
 struct Group {
+  static constexpr bool noisy = noise != Noise::kNone;
   static constexpr bool wide = count > 1;  // the order of memory is the logical one, and time outermost
   using Values = Row<S, count>;
-  static constexpr int kLanes = Values::kLanes, kWords = Values::kWords;
+  static constexpr int kLanes = Values::kLanes, kPair = wide ? 2 : 1;
 
   using States = InTurn<count>;
 
@@ -276,9 +266,35 @@ struct Group {
     *v = reset(*h, *u, own);
   }
 
-  TGO_HD void noise(int j, int64_t t, float z[kSpan]) const {
-    if (noisy)
-      normals(seed, index + j, uint32_t((noise_step + t) / kSpan), z);
+  // f(lane, z) of each neuron in turn: it lies in that lane of the words at the front, z is its noise in the four steps
+  // from t. Then turn(), where these words are done. More than a pair at once would not fit into 64 registers.
+  template <int at_once, class F, class Turn>
+  TGO_HD void for_neurons(int64_t t, const F& f, const Turn& turn) const {
+    TGO_IN_TURN for (int j = 0; j < count; j += kPair) {
+      uint32_t words[4];
+      if constexpr (noisy) draw(index + j, uint32_t((noise_step + t) / kSpan), words);
+      TGO_AT_ONCE(at_once) for (int i = 0; i < kPair; ++i) {
+        float z[kSpan];
+        if constexpr (noisy) {
+          two_normals<Exact, float>(words[0], &z[0], &z[1]);
+          two_normals<Exact, float>(words[1], &z[2], &z[3]);
+          words[0] = words[2], words[1] = words[3];
+        }
+        f(i % kLanes, z);
+        if (i % kLanes == kLanes - 1) turn();
+      }
+    }
+  }
+
+  // Two words of `first` and two of the other neuron of its pair.
+  TGO_HD void draw(int64_t first, uint32_t block, uint32_t words[4]) const {
+    // Read anew in every span, or else the keys of all rounds are kept for the next one, in twenty registers.
+    uint64_t keys[2 * kRounds], of_both[4][1];
+    philox_keys(uint64_t(*static_cast<const volatile int64_t*>(seed)), keys);
+    const uint64_t pair = uint64_t(first) / 2, low[1] = {uint32_t(pair)}, high[1] = {pair >> 32};
+    philox<ScalarLanes, 1>(keys, low, high, uint64_t(block), of_both);
+    TGO_UNROLL for (int i = 0; i < 4; ++i)
+      words[i] = uint32_t(!wide && first % 2 ? of_both[(i + 2) % 4][0] : of_both[i][0]);
   }
 
   // Rows t + begin .. t + end - 1.
@@ -302,12 +318,18 @@ struct Group {
   static TGO_HD int last(int64_t t, int64_t end) { return !four && end - t < kSpan ? int(end - t) : kSpan; }
 };
 
-template <class S, int count, bool noisy, bool four, bool own, Curve>
+template <class Row>
+TGO_HD void turn_all(Row rows[kSpan]) {
+  TGO_UNROLL for (int i = 0; i < kSpan; ++i) rows[i].turn();
+}
+
+template <class S, int count, Noise noise, bool four, bool own, Curve>
 struct ForwardBody {
   using Arguments = Forward;
-  static constexpr int kCount = count, kBlocks = four ? 8 : 4;
+  static constexpr int kCount = count, kBlocks = four ? 8 : 4, kAtOnce = own ? 1 : 2;
   static constexpr bool kOwn = own;
-  using G = Group<S, count, noisy, four>;
+  static constexpr Noise kNoise = noise;
+  using G = Group<S, count, noise, four>;
 
   static TGO_HD void run(const Forward& a, int64_t m, Constants<count, own>* constants, BlockTotals* totals) {
     const bool saves = !four && a.checkpoints;
@@ -319,30 +341,30 @@ struct ForwardBody {
       const int begin = g.first(t, 0), end = g.last(t, g.place.steps);
       typename G::Values rows[kSpan];
       g.load(a.x, t, begin, end, rows);
-      TGO_AT_ONCE(2) for (int w = 0; w < G::kWords; ++w) {
-        TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
-          const auto& n = constants->front();
-          float z[kSpan], h, u, state = v.value[0], kept = state;
-          g.noise(w * G::kLanes + lane, t, z);
-          TGO_UNROLL for (int i = 0; i < kSpan; ++i)
-            if (begin <= i && i < end) {
-              g.step(n, &state, rows[i].front(lane), z[i], &h, &u);
-              const bool fires = u >= n.v_threshold;
-              rows[i].put_front(fires ? 1.f : 0.f, lane);
-              fired += fires;
-              if (n.guard_margin > 0) {
-                const float distance = absolute(h - n.v_threshold);
-                totals->penalty += guard(distance, n);
-                neighbors += distance < n.guard_margin;
-              }
-              if (saves && (t + i + 1) % kCheckpointEvery == 0) kept = state;
+      float fires = 0, nears = 0;  // a float is counted at once
+      const auto one_neuron = [&](int lane, const float z[kSpan]) {
+        const auto& n = constants->front();
+        float h, u, state = v.value[0], kept = state;
+        TGO_UNROLL for (int i = 0; i < kSpan; ++i)
+          if (begin <= i && i < end) {
+            g.step(n, &state, rows[i].front(lane), z[i], &h, &u);
+            const float spike = u >= n.v_threshold ? 1.f : 0.f;
+            rows[i].put_front(spike, lane);
+            fires += spike;
+            if (n.guard_margin > 0) {
+              const float distance = absolute(h - n.v_threshold);
+              totals->penalty += guard(distance, n);
+              nears += distance < n.guard_margin ? 1.f : 0.f;
             }
-          constants->turn();
-          v.turn(state);
-          if (saves) saved.turn(kept);
-        }
-        TGO_UNROLL for (int i = 0; i < kSpan; ++i) rows[i].turn();
-      }
+            if (saves && (t + i + 1) % kCheckpointEvery == 0) kept = state;
+          }
+        constants->turn();
+        v.turn(state);
+        if (saves) saved.turn(kept);
+      };
+      g.template for_neurons<kAtOnce>(t, one_neuron, [&] { turn_all(rows); });
+      fired += int(fires);
+      neighbors += int(nears);
       g.store(a.spikes, t, begin, end, rows);
       if (saves) {
         const int64_t row = (t + end) / kCheckpointEvery;  // the state after step row * kCheckpointEvery - 1
@@ -358,14 +380,13 @@ struct ForwardBody {
 
 // four: T = 4 from rest, the noise begins with a Philox block, and no gradient enters or leaves by the state. It is the
 // usual call, and needs far fewer registers.
-template <class S, int count, bool noisy, bool four, bool own, Curve curve>
+template <class S, int count, Noise noise, bool four, bool own, Curve curve>
 struct BackwardBody {
   using Arguments = Backward;
-  static constexpr int kCount = count, kBlocks = four ? 8 : 4;
-  // Words at once. On Blackwell two do not fit into 64 registers, on Hopper two with an exponential do not.
-  static constexpr int kAtOnce = kArchitecture >= 1000 || own || has_exponential(curve) ? 1 : 2;
+  static constexpr int kCount = count, kBlocks = four ? (has_exponential(curve) ? 6 : 8) : 4, kAtOnce = own ? 1 : 2;
   static constexpr bool kOwn = own;
-  using G = Group<S, count, noisy, four>;
+  static constexpr Noise kNoise = noise;
+  using G = Group<S, count, noise, four>;
 
   static TGO_HD void run(const Backward& a, int64_t m, Constants<count, own>* constants, BlockTotals*) {
     const G g(a, m);
@@ -380,45 +401,38 @@ struct BackwardBody {
       typename G::Values x[kSpan], g_s[kSpan] = {};
       g.load(a.x, t, begin, end, x);
       if (a.g_spikes) g.load(a.g_spikes, t, begin, end, g_s);
-      TGO_AT_ONCE(kAtOnce) for (int w = 0; w < G::kWords; ++w) {
-        TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
-          const int j = w * G::kLanes + lane;
-          const auto& n = constants->front();
-          float z[kSpan], h[kSpan], u[kSpan], before[kSpan], g_decay = 0, g_gain = 0, g_threshold = 0;
-          float state = four ? g.n.v_rest : v.value[0], dv = four ? 0.f : g_v.value[0];
-          g.noise(j, t, z);
-          TGO_UNROLL for (int i = 0; i < kSpan; ++i)
-            if (begin <= i && i < end) {
-              if constexpr (own) before[i] = state;
-              g.step(n, &state, x[i].front(lane), z[i], &h[i], &u[i]);
-            }
-          TGO_UNROLL for (int i = kSpan - 1; i >= 0; --i)
-            if (begin <= i && i < end) {
-              const float d = (n.surrogate_at_h ? h[i] : u[i]) - n.v_threshold;
-              const float slope = surrogate_of<curve>(a.curve, d, n.curve_height, n.curve_scale);
-              const StepGradient<float> of = step_backward(h[i], u[i], slope, g_s[i].front(lane), dv, n);
-              const float g_u = of.through_spike + of.past_reset;  // first, or else registers do not suffice
-              const float pull = guard_backward(h[i], k, n), g_h = g_u + pull;
-              if constexpr (own) {
-                g_decay += g_h * (before[i] - n.v_rest);
-                g_gain += g_h * x[i].front(lane);
-                g_threshold += threshold_backward(u[i], of, pull, dv, n);
-              }
-              x[i].put_front(n.gain * g_h, lane);
-              dv = n.decay * g_h;
-            }
-          constants->add(g_decay, g_gain, g_threshold);
-          constants->turn();
-          if (!four) {
-            v.turn(0.f);
-            g_v.turn(dv);
+      const auto one_neuron = [&](int lane, const float z[kSpan]) {
+        const auto& n = constants->front();
+        float h[kSpan], u[kSpan], before[kSpan], g_decay = 0, g_gain = 0, g_threshold = 0;
+        float state = four ? g.n.v_rest : v.value[0], dv = four ? 0.f : g_v.value[0];
+        TGO_UNROLL for (int i = 0; i < kSpan; ++i)
+          if (begin <= i && i < end) {
+            if constexpr (own) before[i] = state;
+            g.step(n, &state, x[i].front(lane), z[i], &h[i], &u[i]);
           }
+        TGO_UNROLL for (int i = kSpan - 1; i >= 0; --i)
+          if (begin <= i && i < end) {
+            const float d = (n.surrogate_at_h ? h[i] : u[i]) - n.v_threshold;
+            const float slope = surrogate_of<curve>(a.curve, d, n.curve_height, n.curve_scale);
+            const StepGradient<float> of = step_backward(h[i], u[i], slope, g_s[i].front(lane), dv, n);
+            const float g_u = of.through_spike + of.past_reset;  // first, or else registers do not suffice
+            const float pull = guard_backward(h[i], k, n), g_h = g_u + pull;
+            if constexpr (own) {
+              g_decay += g_h * (before[i] - n.v_rest);
+              g_gain += g_h * x[i].front(lane);
+              g_threshold += threshold_backward(u[i], of, pull, dv, n);
+            }
+            x[i].put_front(n.gain * g_h, lane);
+            dv = n.decay * g_h;
+          }
+        constants->add(g_decay, g_gain, g_threshold);
+        constants->turn();
+        if (!four) {
+          v.turn(0.f);
+          g_v.turn(dv);
         }
-        TGO_UNROLL for (int i = 0; i < kSpan; ++i) {
-          x[i].turn();
-          g_s[i].turn();
-        }
-      }
+      };
+      g.template for_neurons<kAtOnce>(t, one_neuron, [&] { turn_all(x), turn_all(g_s); });
       g.store(a.g_x, t, begin, end, x);
     }
     if (!four && a.g_v_init) g.store(a.g_v_init, g_v);
@@ -433,17 +447,14 @@ struct BackwardBody {
       const int begin = g.first(at, origin), end = g.last(at, t);
       typename G::Values x[kSpan];
       g.load(a.x, at, begin, end, x);
-      TGO_AT_ONCE(2) for (int w = 0; w < G::kWords; ++w) {
-        TGO_IN_TURN for (int lane = 0; lane < G::kLanes; ++lane) {
-          float z[kSpan], h, u, state = v->value[0];
-          g.noise(w * G::kLanes + lane, at, z);
-          TGO_UNROLL for (int i = 0; i < kSpan; ++i)
-            if (begin <= i && i < end) g.step(constants->front(), &state, x[i].front(lane), z[i], &h, &u);
-          constants->turn();
-          v->turn(state);
-        }
-        TGO_UNROLL for (int i = 0; i < kSpan; ++i) x[i].turn();
-      }
+      const auto one_neuron = [&](int lane, const float z[kSpan]) {
+        float h, u, state = v->value[0];
+        TGO_UNROLL for (int i = 0; i < kSpan; ++i)
+          if (begin <= i && i < end) g.step(constants->front(), &state, x[i].front(lane), z[i], &h, &u);
+        constants->turn();
+        v->turn(state);
+      };
+      g.template for_neurons<kAtOnce>(at, one_neuron, [&] { turn_all(x); });
     }
   }
 };
@@ -459,7 +470,7 @@ TGO_HD BlockTotals thread_body(const typename Body::Arguments& a, int64_t thread
   BlockTotals totals;
   const int64_t columns = Body::kOwn ? a.table.columns : a.place.neurons;
   for (int64_t column = thread * Body::kCount; column < columns; column += threads * Body::kCount) {
-    Constants<Body::kCount, Body::kOwn> constants(a.neuron, a.table, column);
+    Constants<Body::kCount, Body::kOwn> constants(with_known<Body::kNoise>(a.neuron), a.table, column);
     if constexpr (Body::kOwn) {
       for (int64_t m = column; m < a.place.neurons; m += columns) Body::run(a, m, &constants, &totals);
       store_sums(a, column, constants);

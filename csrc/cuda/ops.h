@@ -35,14 +35,14 @@ struct DeviceCall : Call {
 
   // `rest`: no state enters or leaves.
   Form form(bool rest, std::initializer_list<const void*> pointers) const {
-    const bool in_order = layout.logical_order() || !options.noisy;
+    const bool in_order = layout.logical_order() || !options.noisy();
     const int count = options.table ? kWideOwn : storage_of(x) == Storage::kFloat ? kWide<float> : kWide<Half>;
     bool wide = layout.inner == layout.neurons && in_order;
     wide = wide && layout.neurons % count == 0 && options.columns % count == 0;
     for (const void* pointer : pointers) wide = wide && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-    const bool aligned = !options.noisy || options.noise_step % kSpan == 0;
+    const bool aligned = !options.noisy() || options.noise_step % kSpan == 0;
     const bool four = layout.steps == kSpan && aligned && rest;
-    return {storage_of(x), wide, options.noisy, four, options.table != nullptr, options.curve};
+    return {storage_of(x), wide, options.noise, four, options.table != nullptr, options.curve};
   }
 };
 

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from tgo_kernels._triton.lif import lif_bwd_kernel, lif_fwd_kernel
-from tgo_kernels._triton.math import MEMBRANE, NO_NOISE, THRESHOLD
+from tgo_kernels._triton.math import LORENTZ, MEMBRANE, NO_NOISE, THRESHOLD
 from tgo_kernels.layout import Layout, arrange, like
 
 # Contracted, a * b + c rounds once instead of twice, and a membrane at its threshold fires differently.
@@ -22,17 +22,15 @@ INTERPRETED = not isinstance(lif_fwd_kernel, triton.JITFunction)
 INTERPRETED_BLOCK = 4096  # at most: there, a program costs milliseconds, whatever its size
 
 
-def shape(alignment: int, itemsize: int, warp_size: int) -> dict[str, int]:
-    """COUNT, the neurons of a thread, how many words of them it takes AT_ONCE, and the threads of a BLOCK."""
+def shape(alignment: int, itemsize: int, warp_size: int, light: bool) -> dict[str, int]:
+    """COUNT, the neurons of a thread, how many of them it takes AT_ONCE, and the threads of a BLOCK.
+
+    Two are a pair, whose noise is one block's. Two pairs of 16 bits fit into 64 registers on NVIDIA's GPUs in a call
+    that is ``light``: of one span, with the same constants for all. Nowhere do more.
+    """
     count = ROW_BYTES // itemsize if alignment > 1 else 1
-    at_once = 2 if alignment > 1 and warp_size == 32 else 1  # more do not fit into 64 registers
+    at_once = 4 if count == 8 and light and warp_size == 32 else min(count, 2)
     return {"COUNT": count, "AT_ONCE": at_once, "BLOCK": OPTIONS["num_warps"] * warp_size}
-
-
-def loops(shape: dict[str, int], itemsize: int) -> tuple[int, int]:
-    """How often a thread takes its next words, and the neurons of a word: of constants the loops would be unrolled."""
-    count = shape["COUNT"]
-    return (ROW_BYTES // 4 // shape["AT_ONCE"], 4 // itemsize) if count > 1 else (1, 1)
 
 
 def spans(steps: int, noise_step: int) -> dict[str, bool]:
@@ -41,14 +39,20 @@ def spans(steps: int, noise_step: int) -> dict[str, bool]:
     return {"WHOLE": whole, "ONCE": whole and steps == 4}
 
 
-def options(backward: bool, once: bool, own: bool, warp_size: int) -> dict[str, Any]:
+def options(backward: bool, flags: dict[str, Any], warp_size: int) -> dict[str, Any]:
     """Where much is held, a limit keeps NVIDIA's compiler from spilling for the sake of one block more.
 
     That is going back through several spans, and with a table, whose columns and their gradients stay in registers.
+    AMD's is told in how few registers it can do without spilling: of 512, by how many waves share them.
     """
-    if warp_size == 64 or not (own or (backward and not once)):
-        return OPTIONS
-    return {**OPTIONS, "maxnreg": 224 if own else 128}
+    own = flags["OWN"]
+    light = flags["ONCE"] and not own
+    if warp_size == 32:
+        return {**OPTIONS, "maxnreg": 224 if own else 128} if own or (backward and not light) else OPTIONS
+    light = light and not flags["PERMUTED"]
+    if backward:
+        light = light and flags["CURVE"] == LORENTZ.value and not (flags["HAS_G_V_FINAL"] or flags["HAS_G_V_INIT"])
+    return {**OPTIONS, "waves_per_eu": 8 if light else 0 if own or backward else 5}
 
 
 class _Launch:
@@ -73,7 +77,8 @@ class _Launch:
         aligned = aligned and self.columns % 16 == 0
         self.alignment = self.layout.alignment(self.noise != NO_NOISE.value) if aligned else 1
         self.warp_size = 64 if torch.version.hip else 32
-        self.shape = shape(self.alignment, self.itemsize, self.warp_size)
+        self.spans = spans(layout.steps, self.noise_step)
+        self.shape = shape(self.alignment, self.itemsize, self.warp_size, self.spans["ONCE"] and not self.own)
         if INTERPRETED:
             block = triton.next_power_of_2(triton.cdiv(self.columns, self.shape["COUNT"]))
             self.shape["BLOCK"] = min(INTERPRETED_BLOCK, max(2, block))
@@ -83,20 +88,20 @@ class _Launch:
         """The arguments named by SIZES, N, D and inner in units of the alignment."""
         layout = self.layout
         neurons, columns, inner = (n // self.alignment for n in (layout.neurons, self.columns, layout.inner))
-        turns, lanes = loops(self.shape, self.itemsize)
-        return layout.steps, neurons, columns, inner, turns, lanes, self.noise_step, *layout.sizes, *layout.strides
+        turns = self.shape["COUNT"] // self.shape["AT_ONCE"]  # of a constant the loop would be unrolled
+        return layout.steps, neurons, columns, inner, turns, self.noise_step, *layout.sizes, *layout.strides
 
-    def flags(self, backward: bool) -> dict[str, Any]:
-        span_flags = spans(self.layout.steps, self.noise_step)
-        return {
+    def flags(self, backward: bool, **flags: bool | int) -> dict[str, Any]:
+        flags |= {
             "ALIGNMENT": self.alignment,
             "TIME_OUTERMOST": self.layout.inner == self.layout.neurons,
             "PERMUTED": self.layout.permuted and self.noise != NO_NOISE.value,
+            "OWN": self.own,
             "NOISE": self.noise,
-            **span_flags,
+            **self.spans,
             **self.shape,
-            **options(backward, span_flags["ONCE"], self.own, self.warp_size),
         }
+        return flags | options(backward, flags, self.warp_size)
 
 
 def lif_fwd(
@@ -136,12 +141,9 @@ def lif_fwd(
                 *of_step,
                 noise_std,
                 guard_margin,
-                HAS_V_INIT=v_init is not None,
-                OWN=table is not None,
-                SOFT=soft > 0,
-                GUARD=guard,
-                SAVES=rows > 0,
-                **launch.flags(backward=False),
+                **launch.flags(
+                    backward=False, HAS_V_INIT=v_init is not None, SOFT=soft > 0, GUARD=guard, SAVES=rows > 0
+                ),
             )
     fired = counts[0].sum()
     if guard:
@@ -200,17 +202,19 @@ def lif_bwd(
                 height,
                 scale,
                 1 / x.numel(),
-                HAS_V_INIT=v_init is not None,
-                OWN=table is not None,
-                HAS_G_SPIKES=g_spikes is not None,
-                HAS_G_V_FINAL=g_v_final is not None,
-                HAS_G_V_INIT=need_g_v_init,
-                SOFT=soft > 0,
-                GUARD=g_penalty is not None and guard_margin > 0,
-                CURVE=int(curve),
-                SURROGATE_AT_H=at_h > 0,
-                DETACH_RESET=detach_reset > 0,
-                **launch.flags(backward=True),
+                **launch.flags(
+                    backward=True,
+                    HAS_V_INIT=v_init is not None,
+                    HAS_G_SPIKES=g_spikes is not None,
+                    HAS_G_V_FINAL=g_v_final is not None,
+                    HAS_G_V_INIT=need_g_v_init,
+                    SOFT=soft > 0,
+                    GUARD=g_penalty is not None and guard_margin > 0,
+                    CURVE=int(curve),
+                    SURROGATE_AT_H=at_h > 0,
+                    DETACH_RESET=detach_reset > 0,
+                    IN_TURN=launch.warp_size == 64,
+                ),
             )
     if dense is not x:
         g_x = like(torch.empty_like(x), g_x)

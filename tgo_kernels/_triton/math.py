@@ -25,11 +25,12 @@ GAUSSIAN = tl.constexpr(int(Curve.GAUSSIAN))
 MULTIPLIER_0, MULTIPLIER_1 = (tl.constexpr(word) for word in noise.MULTIPLIERS)
 KEY_INCREMENT_0, KEY_INCREMENT_1 = (tl.constexpr(word) for word in noise.KEY_INCREMENTS)
 ROUNDS = tl.constexpr(noise.ROUNDS)
-LOG_POLYNOMIAL = tl.constexpr(noise.LOG_POLYNOMIAL)
-SIN_POLYNOMIAL = tl.constexpr(noise.SIN_POLYNOMIAL)
-COS_POLYNOMIAL = tl.constexpr(noise.COS_POLYNOMIAL)
-NEG_LN_2 = tl.constexpr(noise.NEG_LN_2)
-SQRT_HALF_BITS = tl.constexpr(noise.SQRT_HALF_BITS)
+SIXTEENTHS, SHIFT, ONE, LOG_OFFSET, ANGLE, ROOT = (
+    tl.constexpr(c) for c in (noise.SIXTEENTHS, noise.SHIFT, noise.ONE, noise.LOG_OFFSET, noise.ANGLE, noise.ROOT)
+)
+LOG_SLOPE, LOG_QUARTIC = tl.constexpr(noise.LOG_SLOPE), tl.constexpr(noise.LOG_QUARTIC)
+COSINE, SINE = tl.constexpr(noise.COSINE), tl.constexpr(noise.SINE)
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -61,7 +62,8 @@ def surrogate(d, a, b, CURVE: tl.constexpr):
     """The surrogate derivative of the firing step, at distance ``d`` from the threshold."""
     distance = tl.abs(d)
     if CURVE == LORENTZ:
-        return a / (1 + (b * d) * (b * d))
+        root = tl.rsqrt(1 + (b * d) * (b * d))  # a quotient is three times as dear
+        return a * (root * root)
     elif CURVE == LOGISTIC:
         e = tl.exp(-b * distance)
         return a * e / ((1 + e) * (1 + e))
@@ -79,24 +81,22 @@ def surrogate(d, a, b, CURVE: tl.constexpr):
 
 
 @triton.jit
+def with_sign_of(k, d):
+    """``k`` where ``d`` is positive, ``-k`` where it is negative."""
+    sign = d.to(tl.uint32, bitcast=True) & 0x80000000
+    return (k.to(tl.uint32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def relu(z):
     """max(0, z) that keeps NaN."""
     return tl.where(z < 0, 0.0, z)
 
 
 @triton.jit
-def four_normals(seed, low, high, block):
-    """The noise of neuron ``high * 2**32 + low`` in steps ``4 * block`` to ``4 * block + 3``."""
-    a, b, c, d = philox(seed, low, high, block)
-    z0, z1 = box_muller(a, b)
-    z2, z3 = box_muller(c, d)
-    return z0, z1, z2, z3
-
-
-@triton.jit
 def philox(seed, c0, c1, block):
     """Philox4x32-10 at counter ``(c0, c1, block, 0)``."""
-    k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    k0, k1 = seed
     c2, c3 = block.to(tl.uint32), tl.full((), 0, tl.uint32)
     for _ in tl.static_range(ROUNDS):
         # One product of 64 bits: cheaper than tl.umulhi and another multiplication for the low word.
@@ -108,30 +108,35 @@ def philox(seed, c0, c1, block):
 
 
 @triton.jit
-def box_muller(a, b):
-    """Two standard normals from two words."""
-    u = ((a >> 1).to(tl.int32, bitcast=True).to(tl.float32) + 0.5) * 2.0**-31
-    bits = u.to(tl.int32, bitcast=True)
-    exponent = (bits - SQRT_HALF_BITS) >> 23
-    f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-    # Correctly rounded: tl.sqrt approximates on GPUs, and a spike could differ.
-    radius = tl.sqrt_rn(exponent.to(tl.float32) * NEG_LN_2 + f * horner(LOG_POLYNOMIAL, 7, f))
+def two_normals(word):
+    """Two standard normals from a word."""
+    bits = (((word & 0xFFFFF) | SIXTEENTHS).to(tl.float32, bitcast=True) + SHIFT).to(tl.int32, bitcast=True)
+    m = (bits | ONE).to(tl.float32, bitcast=True)
+    q = (m + LOG_QUARTIC[0]) * m
+    rest = exact_product_plus(m, LOG_SLOPE[0], LOG_SLOPE[1]) * ((q + LOG_QUARTIC[1]) * q + LOG_QUARTIC[2])
+    square = exact_product_plus((bits - LOG_OFFSET).to(tl.float32), -(2.0**-22), rest)
+    radius = (square_root(square).to(tl.uint32, bitcast=True) ^ (word & 0x80000000)).to(tl.float32, bitcast=True)
 
-    y = (b << 2).to(tl.int32, bitcast=True).to(tl.float32) * 2.0**-32
-    w = y * y
-    s, c = y * horner(SIN_POLYNOMIAL, 3, w), horner(COS_POLYNOMIAL, 3, w)
-    return flip_sign((c - s) * radius, b), flip_sign((c + s) * radius, b << 1)
-
-
-@triton.jit
-def horner(COEFFICIENTS: tl.constexpr, DEGREE: tl.constexpr, x):
-    value = x * COEFFICIENTS[DEGREE] + COEFFICIENTS[DEGREE - 1]
-    for i in tl.static_range(2, DEGREE + 1):
-        value = value * x + COEFFICIENTS[DEGREE - i]
-    return value
+    y = (word * ANGLE).to(tl.int32, bitcast=True).to(tl.float32) * 2.0**-32
+    t = y * y
+    p = (t + ROOT) * t
+    cosine = (t + COSINE[0]) * (p + COSINE[1])
+    sine = y * (exact_product_plus(t, 0.5, SINE[0]) * (p + SINE[1]) + SINE[2])
+    return radius * cosine, radius * sine
 
 
 @triton.jit
-def flip_sign(z, word):
-    """``-z`` where bit 31 of the word is set."""
-    return (z.to(tl.uint32, bitcast=True) ^ (word & 0x80000000)).to(tl.float32, bitcast=True)
+def exact_product_plus(x, scale, c):
+    """``x * scale + c`` where the product is exact: one instruction or two, the bits are the same."""
+    return tl.fma(x, scale, c)
+
+
+@triton.jit
+def square_root(x):
+    """Correctly rounded, or a spike could differ: from an approximate inverse root, for every square of two_normals."""
+    if INTERPRETED:  # its tl.fma rounds twice
+        return tl.sqrt_rn(x)
+    else:
+        inverse = tl.rsqrt(x)
+        root = x * inverse
+        return tl.fma(tl.fma(root * -1.0, root, x), inverse * 0.5, root)

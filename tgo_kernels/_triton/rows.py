@@ -1,16 +1,17 @@
 """Where a program's neurons lie, and how their rows come into registers and go back.
 
 A thread owns neurons that are neighbours in memory. It moves a row of them whole, as words of 32 bits, and takes them
-from the front: each time, the words turn by one, and the one that was at the front comes back at the end, changed.
+from the front: each time, the words turn by one, and what was at the front comes back at the end, changed.
 Where rows cannot be moved so, it owns one neuron, and that is its word.
 """
 
 import triton
 import triton.language as tl
 
+from tgo_kernels._triton.math import INTERPRETED
+
 SPAN = tl.constexpr(4)  # steps at once: those of one Philox block
 WORDS = tl.constexpr(4)  # of 16 bytes, if rows can be moved so
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -192,57 +193,45 @@ def turn_rows(rows, last):
 
 
 @triton.jit
-def value_of(word, DTYPE: tl.constexpr):
-    """The neuron at the front of a word of DTYPE, its low half if it holds two, in fp32."""
+def value_of(word, lane: tl.constexpr, DTYPE: tl.constexpr):
+    """A neuron of a word of DTYPE, in fp32: its low half, lane 0, or its high one, if it holds two."""
     if word.dtype != tl.int32:
         return word.to(tl.float32)
     elif DTYPE == tl.float32:
         return word.to(tl.float32, bitcast=True)
     elif DTYPE == tl.bfloat16:
-        return (word << 16).to(tl.float32, bitcast=True)
+        return ((word << 16) if lane == 0 else (word & -65536)).to(tl.float32, bitcast=True)
     else:
-        return word.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+        return (word >> (16 * lane)).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit
-def put(word, x, DTYPE: tl.constexpr):
-    """The word without the neuron at its front, and with ``x`` at its end."""
-    if word.dtype != tl.int32:
-        return rounded(x, DTYPE)
+def values_of(words, lane: tl.constexpr, DTYPE: tl.constexpr):
+    x = ()
+    for i in tl.static_range(SPAN):
+        x = x + (value_of(words[i], lane, DTYPE),)
+    return x
+
+
+@triton.jit
+def word_of(a, b, like, DTYPE: tl.constexpr):
+    """The word of two neurons, or of ``b`` alone where the one `like` it has no room for two."""
+    if like.dtype != tl.int32:
+        return rounded(b, DTYPE)
     elif DTYPE == tl.float32:
-        return x.to(tl.int32, bitcast=True)
+        return b.to(tl.int32, bitcast=True)
     else:
-        bits = rounded(x, DTYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
-        return (word.to(tl.uint32, bitcast=True) >> 16 | bits << 16).to(tl.int32, bitcast=True)
+        low, high = rounded(a, DTYPE).to(tl.uint16, bitcast=True), rounded(b, DTYPE).to(tl.uint16, bitcast=True)
+        return (low.to(tl.uint32) | high.to(tl.uint32) << 16).to(tl.int32, bitcast=True)
 
 
 @triton.jit
-def values_of(words, DTYPE: tl.constexpr):
-    return (
-        value_of(words[0], DTYPE),
-        value_of(words[1], DTYPE),
-        value_of(words[2], DTYPE),
-        value_of(words[3], DTYPE),
-    )
-
-
-@triton.jit
-def next_of(words, DTYPE: tl.constexpr):
-    """The words with their next neuron at the front."""
-    if words[0].dtype != tl.int32 or DTYPE == tl.float32:
-        return words
-    else:
-        return words[0] >> 16, words[1] >> 16, words[2] >> 16, words[3] >> 16
-
-
-@triton.jit
-def put_all(words, x, DTYPE: tl.constexpr):
-    return (
-        put(words[0], x[0], DTYPE),
-        put(words[1], x[1], DTYPE),
-        put(words[2], x[2], DTYPE),
-        put(words[3], x[3], DTYPE),
-    )
+def words_from(neurons, words, DTYPE: tl.constexpr):
+    """What comes back for the `words` of one or two neurons."""
+    done = ()
+    for i in tl.static_range(SPAN):
+        done = done + (word_of(neurons[0][i], neurons[len(neurons) - 1][i], words[i], DTYPE),)
+    return done
 
 
 @triton.jit
