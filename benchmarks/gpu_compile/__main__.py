@@ -4,7 +4,7 @@
 
 The kernels are compiled for five targets, without any of them, as T = 4 steps of N neurons call them. For NVIDIA's the
 machine code is then walked as one thread would (see ``sass``), which counts the instructions and the bytes of a
-neuron-step; for AMD's the table has static counts alone.
+neuron-step; for AMD's the table has static counts alone, of vector instructions.
 
     regs, spill, shared   registers of a thread, what of it spilled, bytes of shared memory of a block
     bar                   barriers, + of them before the last row is stored; the rest belong to the final sum

@@ -27,7 +27,7 @@ class Row:
     loads: dict[int, int]
     stores: dict[int, int]
     early_barriers: int | None = None  # before the last access to a row: not those of the final sum
-    instructions: float | None = None  # of a thread, for each neuron-step
+    instructions: float | None = None  # of a thread, for each neuron-step; AMD: with what it does once
     per_normal: float | None = None  # of them, for each normal
     bytes: float | None = None  # of x, spikes and their gradients, for each neuron-step
     state_bytes: float | None = None  # of the state that enters and leaves: 4 for each T steps
@@ -92,13 +92,19 @@ AMD_WIDTHS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "ushort
 
 
 def read_amd(case: Case, code: Code) -> Row:
-    """Static counts, of all global accesses: the code is not walked."""
+    """Static counts, of all global accesses and vector instructions: the code is not walked.
+
+    It has a thread's loop over its pairs of neurons once, so that what a normal costs is right.
+    """
     widths = {}
     for name in ("load", "store"):
         found = re.findall(rf"\b(?:global|buffer|flat)_{name}_(dword(?:x\d)?|u?short)", code.text)
         widths[name] = dict(Counter(AMD_WIDTHS[width] for width in found))
     barriers = len(re.findall(r"\bs_barrier\b", code.text))
-    return Row(case, code.registers, code.spilled, code.shared, barriers, widths["load"], widths["store"])
+    row = Row(case, code.registers, code.spilled, code.shared, barriers, widths["load"], widths["store"])
+    vector = len(re.findall(r"^\s+v_", code.text, re.MULTILINE))
+    row.instructions = vector / (min(code.neurons_per_thread, 2) * STEPS)
+    return row
 
 
 def add_noise(rows: list[Row]) -> None:
