@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import tgo_kernels as tgo
+from benchmarks import processor
 
 RESULTS = Path(__file__).parent / "results"
 MEASURED = ("case", "network", "layer", "T", "N", "extras", "dtype", "mode", "engine", "version", "differs", "threads")
@@ -35,10 +36,10 @@ def release() -> None:
 
 
 def ask(module: str, *arguments: str, **environment: str) -> str:
-    """The last line that a module of the benchmarks prints, run in a process of its own."""
+    """The last line that a module of the benchmarks prints, run in a process of its own. Its errors are shown."""
     command = [sys.executable, "-m", module, *arguments]
     where, environment = RESULTS.parents[1], os.environ | environment
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=where, env=environment)
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=where, env=environment)
     return output.stdout.splitlines()[-1]
 
 
@@ -51,12 +52,8 @@ def origin(allocator: str) -> dict[str, object]:
 
 
 def machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return ", ".join([processor.described(processor.text_of(processor.CPUINFO)), capability, *processor.frequency()])
 
 
 def write(path: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = COLUMNS) -> None:
