@@ -4,7 +4,7 @@
 # make sanitize-triton  the Triton kernels under ttsem: accesses out of bounds, and races between programs
 # make triton-newest    the Triton tests with the newest release of Triton (make test has the one that torch pairs with)
 # make wheel            builds a wheel with the CUDA kernels, and runs it with another torch (OTHER_TORCH=...: gigabytes)
-# make bench  speed, memory and error against the same neuron composed in torch, and the pictures
+# make bench  speed, memory and error against the same neuron composed in torch, ratios beside their goals, the pictures
 # make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
 # make robustness-full  the same on all of Fashion-MNIST with three seeds (hours, goes on where it was stopped)
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
@@ -86,6 +86,7 @@ wheel: $(VENV)/installed
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.goals
 	$(BIN)/python -m benchmarks.errors --engines $(wordlist 1,3,$(ENGINES)) --out benchmarks/results/bench_errors.csv
 	$(BIN)/python -m benchmarks.plot bench
 
