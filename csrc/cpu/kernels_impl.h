@@ -129,7 +129,8 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first
       *low = pair, *high = pair >> 32;
     };
     draw((len + 1) / 2, of, side_by_side);
-  } else {  // of runs of `distance` neurons every other one is of even ones
+  } else {  // of runs of `distance` neurons every other one is of even ones; short ones would not fill the lanes
+    if (2 * distance < kPhilox * kHalf) distance = 0;
     for (int64_t j = 0, run, done; j < len; j += done) {
       run = distance ? distance - (first + j) % distance : len;
       const bool pairs = run == distance && j + 2 * run <= len && neuron[j] % 2 == 0;
