@@ -28,7 +28,7 @@ def test_a_figure_beyond_its_goal_misses(goal):
 
 
 def run_with_times(monkeypatch, capsys, tmp_path, kernels, plain, both):
-    """The lines of a run in which nothing is measured: noise and penalty take 20 times as long elsewhere."""
+    """The lines of a run in which nothing is measured: the other engines take as long as the fused layer."""
 
     def times_of(calls, rounds):
         return {name: [plain if "plain" in name else both if "both" in name else 1.0] for name in calls}
