@@ -44,11 +44,21 @@ def ask(module: str, *arguments: str, **environment: str) -> str:
 
 
 def origin(allocator: str) -> dict[str, object]:
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
-    )
-    values = (machine(), os.cpu_count(), torch.__version__, allocator, git.stdout.strip(), datetime.date.today())
+    values = (machine(), os.cpu_count(), torch.__version__, allocator, commit(), datetime.date.today())
     return dict(zip(ORIGIN, values, strict=True))
+
+
+def commit() -> str:
+    """The last one, and whether anything but results differs from it."""
+
+    def git(*arguments: str) -> str:
+        where = RESULTS.parents[1]
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=False, cwd=where
+        ).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results", ":!figures")
+    return git("describe", "--always") + ("-dirty" if changed else "")
 
 
 def machine() -> str:

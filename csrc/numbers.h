@@ -75,7 +75,7 @@ TGO_HD F absolute(F x) {
 // max(0, x) that keeps NaN.
 template <class F>
 TGO_HD F positive_part(F x) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm("max.NaN.f32 %0, %0, 0f00000000;" : "+f"(x));
   return x;
 #else

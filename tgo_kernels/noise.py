@@ -97,7 +97,8 @@ def philox(seed: Tensor, pair: Tensor, block: int) -> tuple[Tensor, Tensor, Tens
 
 
 def two_normals(word: Tensor) -> tuple[Tensor, Tensor]:
-    """Two independent standard normals from one word: the radius from its low bits and its top one, the angle from all.
+    """Two independent standard normals from one word: the radius from its low 20 bits, the angle from all but the top
+    one, which is the sign of both.
 
     With ``u = (2k + 1)/2^21`` for its low 20 bits k and ``y = word * ANGLE / 2^32`` modulo 1, in [-1/2, 1/2), they are
     ``sqrt(-2 ln u)`` times ``cos(pi y)`` and ``sin(pi y)``, both negated if the top bit is not set. Over all 2^32 words

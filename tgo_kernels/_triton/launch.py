@@ -25,8 +25,8 @@ INTERPRETED_BLOCK = 4096  # at most: there, a program costs milliseconds, whatev
 def shape(alignment: int, itemsize: int, warp_size: int, light: bool) -> dict[str, int]:
     """COUNT, the neurons of a thread, how many of them it takes AT_ONCE, and the threads of a BLOCK.
 
-    Two are a pair, whose noise is one block's. Two pairs of 16 bits fit into 64 registers on NVIDIA's GPUs in a call
-    that is ``light``: of one span, with the same constants for all. Nowhere do more.
+    Two are a pair, whose noise is one block's. Two pairs of 16 bits are worth it on NVIDIA's GPUs in a call that is
+    ``light``, of one span and with the same constants for all; elsewhere there are not the registers for them.
     """
     count = ROW_BYTES // itemsize if alignment > 1 else 1
     at_once = 4 if count == 8 and light and warp_size == 32 else min(count, 2)
