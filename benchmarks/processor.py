@@ -56,20 +56,24 @@ def microarchitecture(cpuinfo: str) -> str:
     """Its name, or nothing where the numbers are not known."""
     about = fields(cpuinfo)
     models = MODELS.get((about.get("vendor_id", ""), about.get("cpu family", "")), {})
-    name = next((name for name, numbers in models.items() if int(about["model"]) in numbers), "")
-    if name and name not in AMX and "amx_tile" in about.get("flags", "").split():
+    known = next((one for one, numbers in models.items() if int(about["model"]) in numbers), "")
+    if known and known not in AMX and "amx_tile" in about.get("flags", "").split():
         return "Sapphire Rapids or later"  # a virtual machine can claim an older model, but not have its instructions
-    return name
+    return known
+
+
+def name(cpuinfo: str) -> str:
+    """As it calls itself, or as the platform does."""
+    return fields(cpuinfo).get("model name") or platform.processor() or platform.machine()
 
 
 def described(cpuinfo: str) -> str:
     """Name, family and model, and the microarchitecture where it is known."""
     about = fields(cpuinfo)
-    name = about.get("model name") or platform.processor() or platform.machine()
     if "cpu family" not in about:
-        return name
+        return name(cpuinfo)
     known = microarchitecture(cpuinfo)
-    return f"{name}, family {about['cpu family']} model {about['model']}" + (f" ({known})" if known else "")
+    return f"{name(cpuinfo)}, family {about['cpu family']} model {about['model']}" + (f" ({known})" if known else "")
 
 
 def frequency(system: Path = SYSTEM) -> list[str]:

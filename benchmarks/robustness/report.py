@@ -2,12 +2,12 @@
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import tgo_kernels as tgo
+from benchmarks import processor
 
 
 def table(rows: list[dict[str, Any]], steps: int, narrow_alpha: float) -> list[str]:
@@ -40,11 +40,8 @@ def markdown(cells: list[list[str]], left: int) -> list[str]:
 
 def machine() -> dict[str, str]:
     """What a time depends on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "CPU": models[0] if models else platform.processor() or platform.machine(),
+        "CPU": processor.name(processor.text_of(processor.CPUINFO)),
         "threads": f"{torch.get_num_threads()} (OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY') or 'not set'})",
         "fused layer": tgo.available_impls("cpu")[0],
         "versions": f"tgo_kernels {tgo.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
