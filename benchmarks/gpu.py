@@ -40,6 +40,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 def measure(steps: int, neurons: int, dtype: torch.dtype, repeats: int, bar: tqdm) -> dict[tuple[str, str], float]:
     """Median milliseconds by (engine, what), and of the copy."""
+    torch.compiler.reset()  # or else the cases together pass torch's limit of recompilations
     generator = torch.Generator("cuda").manual_seed(0)
     x, grad = torch.randn(2, steps, neurons, device="cuda", generator=generator).to(dtype).unbind(0)
     x = x.clone().requires_grad_()

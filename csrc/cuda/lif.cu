@@ -1,11 +1,9 @@
 // The CUDA kernels, their launch, and the operators of tgo_kernels/ops.py for CUDA tensors.
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include "ops.h"
-
-#pragma weak aoti_torch_get_current_cuda_stream  // the same library serves a torch without CUDA, which has none
-extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
 namespace tgo::cuda {
 namespace {
@@ -49,13 +47,24 @@ __global__ void __launch_bounds__(kThreads, Body::kBlocks)
   this_thread<Body>(a);
 }
 
+// The same library serves a torch without CUDA, so that it cannot be linked with the one that knows the stream; and
+// Python loads that one for torch alone, so that the linker does not look into it either.
+cudaStream_t current_stream(int32_t device_index) {
+  using Get = AOTITorchError(int32_t device_index, void** stream);
+  static Get* const get = [] {
+    void* const cuda = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return cuda ? reinterpret_cast<Get*>(dlsym(cuda, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  STD_TORCH_CHECK(get, "CUDA: this torch's libtorch_cuda.so has no aoti_torch_get_current_cuda_stream");
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(get(device_index, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
 class CudaDevice {
  public:
-  explicit CudaDevice(const Tensor& x) : guard_(x.get_device_index()) {
-    void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
-  }
+  explicit CudaDevice(const Tensor& x)
+      : guard_(x.get_device_index()), stream_(current_stream(x.get_device_index())) {}
 
   void forward(const Form& form, const Forward& a, BlockTotals* partials, const Sums& sums) {
     run_forward(form, [&]<class Body>() {
