@@ -142,10 +142,10 @@ def as_seed(seed: int | Tensor, device: torch.device) -> Tensor:
     return torch.full((), int(seed) - 2**64 if seed >= 2**63 else int(seed), dtype=torch.int64, device=device)
 
 
-def seed_for(noise_std: float, seed: int | Tensor | None, device: torch.device) -> Tensor | None:
+def seed_for(noisy: bool, seed: int | Tensor | None, device: torch.device) -> Tensor | None:
     """The seed of a call, drawn where none is given; None where there is no noise."""
     given = None if seed is None else as_seed(seed, device)
-    if noise_std == 0:
+    if not noisy:
         return None
     return draw_seed(device) if given is None else given
 

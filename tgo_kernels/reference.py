@@ -1,56 +1,71 @@
-"""The specification: the neuron in plain torch, differentiated by plain autograd. Slow, short, and right."""
+"""The specification: a neuron's step, walked through time in plain torch, differentiated by plain autograd."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tgo_kernels import noise
-from tgo_kernels.library import Function, below, differentiated
-from tgo_kernels.neuron import LIFOutput, Neuron, NoiseMode, check_tensors, state_dtype
-from tgo_kernels.surrogate import ATan, Surrogate
+from tgo_kernels.call import LIFOutput, ScanOutput, check_tensors, lengths_of, over_valid
+from tgo_kernels.library import Function, apply, below, differentiated
+from tgo_kernels.neurons import LIF, Neuron
+from tgo_kernels.neurons.base import state_dtype
 
-__all__ = ["lif", "membrane"]
+__all__ = ["lif", "membrane", "scan"]
 
 
 def lif(
     x: Tensor,
     v_init: Tensor | None = None,
     *,
-    decay: float | Tensor = 0.5,
-    gain: float | Tensor = 1.0,
-    v_threshold: float | Tensor = 1.0,
-    v_reset: float | None = 0.0,
-    surrogate: Surrogate = ATan(2.0),
-    detach_reset: bool = False,
-    noise_std: float = 0.0,
-    noise_mode: NoiseMode = "membrane",
     noise_seed: int | Tensor | None = None,
     noise_step: int = 0,
-    guard_margin: float = 0.0,
+    valid: Tensor | None = None,
     impl: str = "reference",
+    **constants: Any,
 ) -> LIFOutput:
     """:func:`tgo_kernels.lif` in plain torch: the same arguments, results and errors. ``impl`` is not used."""
-    neuron = Neuron(decay, gain, v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin)
+    neuron = LIF(**constants)
     check_tensors(x, v_init, neuron, "reference")
     noise.check_step(noise_step, x.shape[0])
-    return run(x, v_init, noise.seed_for(neuron.noise_std, noise_seed, x.device), noise_step, neuron)
+    seed = noise.seed_for(neuron.noisy, noise_seed, x.device)
+    lengths = lengths_of(valid, x)
+    out = scan(neuron, (x,), None if v_init is None else (v_init,), seed, noise_step, lengths)
+    return LIFOutput(out.spikes, out.state[0], over_valid(out.penalty, lengths, x), *out[3:])
 
 
-def run(x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, neuron: Neuron) -> LIFOutput:
-    """:func:`lif` with its arguments already checked. Computes in fp32, or in fp64 for an fp64 ``x``."""
-    s, h, v = _unroll(x, v_init, seed, noise_step, neuron)
-    fired = torch.stack([s_t.detach().sum(dtype=torch.int64) for s_t in s]).sum()
+def scan(
+    neuron: Neuron,
+    inputs: Sequence[Tensor],
+    state: Sequence[Tensor] | None,
+    seed: Tensor | None,
+    noise_step: int,
+    lengths: Tensor | None = None,
+) -> ScanOutput:
+    """:func:`tgo_kernels.scan` with its arguments already checked. Computes in fp32, or in fp64 for an fp64 ``x``."""
+    x = inputs[0]
+    walk = _Walk(neuron, inputs, seed, noise_step)
+    states = walk.rest() if state is None else tuple(v.to(walk.dtype) for v in state)
+    spikes, membranes, counted = [], [], []
+    for t, now in enumerate(zip(*(stream.unbind(0) for stream in inputs), strict=True)):
+        active = None if lengths is None else lengths > t
+        after = walk.step(t, states, now)
+        states = tuple(_where(active, new, old) for new, old in zip(after, states, strict=True))
+        spikes.append(_where(active, walk.spikes, 0))
+        if neuron.membrane:
+            membranes.append(_where(active, {"h": walk.h, "u": walk.u, "v": after[0]}[neuron.membrane], 0))
+        counted.append(walk.guarded(active))
+    fired = torch.stack([s_t.detach().sum(dtype=torch.int64) for s_t in spikes]).sum()
     neighbors = torch.zeros_like(fired)
-    penalty = torch.zeros((), dtype=v.dtype, device=x.device)
+    penalty = torch.zeros((), dtype=walk.dtype, device=x.device)
     if neuron.guard_margin > 0:
-        distance = [(h_t - neuron.v_threshold).abs() for h_t in h]
-        # A sum in fp64 of such fp32 terms is exact (up to 2^28 of them), so that its order does not matter.
-        totals = [torch.relu(neuron.guard_margin - d).sum(dtype=torch.float64) for d in distance]
-        penalty = (torch.stack(totals).sum() / max(x.numel(), 1)).to(v.dtype)
-        neighbors = torch.stack([(d < neuron.guard_margin).sum() for d in distance]).sum()
-    spikes = torch.stack(s).to(x.dtype)
-    if spikes.stride() != x.stride():
-        spikes = torch.empty_like(x, requires_grad=False).copy_(spikes)
-    return LIFOutput(spikes, v, penalty, neighbors, fired)
+        totals, near = zip(*counted, strict=True)
+        penalty = (torch.stack(totals).sum() / max(x.numel(), 1)).to(penalty.dtype)
+        neighbors = torch.stack(near).sum()
+    found = _as(x, torch.stack(spikes)), states, penalty, neighbors, fired
+    return ScanOutput(*found, _as(x, torch.stack(membranes)) if neuron.membrane else None)
 
 
 def membrane(
@@ -58,44 +73,94 @@ def membrane(
 ) -> Tensor:
     """The membrane potential ``h[t]`` before noise and reset, [T, *] in fp32 (fp64 for such x): what the guard sees.
 
-    For histograms and diagnostics; ``seed`` is needed where ``neuron.noise_std > 0``.
+    For histograms and diagnostics of neurons with one state and input; ``seed`` is needed where they are noisy.
     """
     check_tensors(x, v_init, neuron, "reference")
-    return torch.stack(_unroll(x, v_init, seed, noise_step, neuron)[1])
-
-
-def _unroll(
-    x: Tensor, v_init: Tensor | None, seed: Tensor | None, noise_step: int, neuron: Neuron
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Spikes and charged membranes of every step, and the last state."""
-    dtype = state_dtype(x.dtype)
-    v = torch.full_like(x[0], neuron.v_rest, dtype=dtype) if v_init is None else v_init.to(dtype)
-    xi: tuple[Tensor, ...] = ()
-    if neuron.noise_std > 0:
-        assert seed is not None, "noise needs a seed"
-        normals = noise.standard_normal(seed, x.shape[0], x[0].numel(), first_step=noise_step)
-        xi = normals.to(dtype).reshape(x.shape).unbind(0)
-    spikes, charged = [], []
+    walk, found = _Walk(neuron, (x,), seed, noise_step), []
+    states = walk.rest() if v_init is None else (v_init.to(walk.dtype),)
     for t, x_t in enumerate(x.unbind(0)):
-        h = neuron.decay * v + neuron.gain * x_t.to(dtype) + neuron.leak_bias
-        u = h + neuron.noise_std * xi[t] if xi else h
-        s = (u >= neuron.v_threshold).to(dtype)
+        states = walk.step(t, states, (x_t,))
+        found.append(walk.h)
+    return torch.stack(found)
+
+
+class _Walk:
+    """What a step is given: the constants by name, firing, and after it the spikes; what fires is kept for the walk."""
+
+    spikes: Tensor
+    h: Tensor
+    u: Tensor
+    threshold: float | Tensor
+    noise_std: float | Tensor
+
+    def __init__(self, neuron: Neuron, inputs: Sequence[Tensor], seed: Tensor | None, noise_step: int) -> None:
+        x = inputs[0]
+        self.neuron, self.dtype, self.like = neuron, state_dtype(x.dtype), x[0]
+        values = {name: neuron.constant(name) for name in neuron.CONSTANTS}
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.timed = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.dim() == x.dim()}
+        self.xi: tuple[Tensor, ...] = ()
+        if neuron.noisy:
+            assert seed is not None, "noise needs a seed"
+            normals = noise.standard_normal(seed, x.shape[0], x[0].numel(), first_step=noise_step)
+            self.xi = normals.to(self.dtype).reshape(x.shape).unbind(0)
+
+    def rest(self) -> tuple[Tensor, ...]:
+        return tuple(torch.full_like(self.like, rest, dtype=self.dtype) for rest in self.neuron.rests)
+
+    def step(self, t: int, states: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        self.t = t
+        for name, value in self.timed.items():
+            setattr(self, name, value[t])
+        return self.neuron.step(self, *states, *(x.to(self.dtype) for x in inputs))
+
+    def fire(self, h: Tensor, threshold: float | Tensor, by: float | Tensor) -> Tensor:
+        """The membrane after a step in which it was charged to ``h``."""
+        n = self.neuron
+        u = h + self.noise_std * self.xi[self.t] if self.xi else h
+        s = (u > threshold if n.strict or n.never_fires else u >= threshold).to(self.dtype)
         traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
         if traced or torch.is_grad_enabled():  # a graph may be differentiated later
-            z = neuron.surrogate.derivative((h if neuron.surrogate_at_h else u) - neuron.v_threshold)
-            s = straight_through(s, u - neuron.v_threshold, z)
-        v = _reset(s, u if neuron.noise_mode == "membrane" else h, neuron)
-        spikes.append(s)
-        charged.append(h)
-    return spikes, charged, v
+            z = n.surrogate.derivative((h if n.surrogate_at_h else u) - threshold)
+            s = straight_through(s, u - threshold, z)
+        self.spikes, self.h, self.u, self.threshold = s, h, u, threshold
+        w = u if n.noise_mode == "membrane" else h
+        if n.never_fires:
+            return w
+        spike = s.detach() if n.detach_reset else s
+        if n.v_reset is None:
+            by = threshold if n.reset_by is None else by
+            return straight_through(torch.where(s > 0, w - by, w), spike, torch.zeros_like(w) - by)
+        # v_reset + (1 - s) (w - v_reset), but by selection, so that an infinite membrane resets to a number.
+        return straight_through(torch.where(s > 0, n.v_reset, w), spike, n.v_reset - w)
+
+    def guarded(self, active: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Of the last step the sum of the penalty and how many are within the margin."""
+        n = self.neuron
+        if n.guard_margin == 0:
+            return None
+        d = self.h - self.threshold
+        term = torch.relu(n.guard_margin - d.abs())
+        if n.guard_power == 2:
+            term = term * term
+            if self.dtype == torch.float32:
+                term = (term + n.guard_grid) - n.guard_grid
+        if n.guard_side == "below":
+            term = torch.where(d >= 0, 0, term)
+        near = _where(active, d.abs() < n.guard_margin, False)
+        # A sum in fp64 of such fp32 terms is exact (up to 2^28 of them), so that its order does not matter.
+        return _where(active, term, 0).sum(dtype=torch.float64), near.sum()
 
 
-def _reset(s: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
-    spike = s.detach() if neuron.detach_reset else s
-    if neuron.v_reset is None:
-        return v - spike * neuron.v_threshold
-    # v_reset + (1 - s) (v - v_reset), but by selection, so that an infinite membrane resets to a number.
-    return straight_through(torch.where(s > 0, neuron.v_reset, v), spike, neuron.v_reset - v)
+def _where(active: Tensor | None, value: Tensor, otherwise: float | Tensor) -> Tensor:
+    return value if active is None else torch.where(active, value, otherwise)
+
+
+def _as(x: Tensor, values: Tensor) -> Tensor:
+    """[T, *] in the dtype and order of x."""
+    values = values.to(x.dtype)
+    return values if values.stride() == x.stride() else torch.empty_like(x, requires_grad=False).copy_(values)
 
 
 def straight_through(value: Tensor, s: Tensor, slope: Tensor) -> Tensor:
@@ -119,5 +184,5 @@ _straight_through = differentiated(
     "straight_through",
     "(Tensor value, Tensor s, Tensor slope) -> Tensor",
     lambda value, s, slope: value.clone(),
-    _StraightThrough,
+    partial(apply, _StraightThrough),
 )

@@ -1,0 +1,1 @@
+"""The steps of the house, as :mod:`tgo_kernels.printer` prints them."""

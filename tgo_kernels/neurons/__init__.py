@@ -1,0 +1,29 @@
+"""The family of neurons: of each its constants, states and inputs, and its step, which is the specification."""
+
+from collections.abc import Sequence
+
+from tgo_kernels.neurons.adaptive_lif import AdaptiveLIF
+from tgo_kernels.neurons.base import GUARD_MARGIN, MINIMUM, SWITCHES, Neuron, NoiseMode, check_bool, check_number
+from tgo_kernels.neurons.lif import LIF
+
+__all__ = ["LIF", "AdaptiveLIF", "Neuron"]
+
+HOUSE: tuple[type[Neuron], ...] = (LIF, AdaptiveLIF)  #: in the order of their numbers, which csrc/neurons.h has too
+
+
+def shape_of(settings: Sequence[float]) -> tuple[int, int, int]:
+    """How many states and inputs the neuron of a call has, and which of its membranes is an output, if any."""
+    neuron = HOUSE[int(settings[0])]
+    return len(neuron.STATES), len(neuron.INPUTS), switches_of(settings)[0]
+
+
+def with_time(settings: tuple[float, ...], timed: Sequence[bool]) -> tuple[float, ...]:
+    """The settings of a call in which some of its own constants have a time axis: their bits are 16 further up."""
+    neuron, own, *rest = settings
+    places = [k for k in range(16) if int(own) >> k & 1]
+    return neuron, own + float(sum(1 << 16 + k for k, each in zip(places, timed, strict=True) if each)), *rest
+
+
+def switches_of(settings: Sequence[float]) -> tuple[int, ...]:
+    """The switches of a call: a hexadecimal digit each, since torch takes its time for each number."""
+    return tuple(int(settings[SWITCHES]) >> 4 * k & 15 for k in range(8))
