@@ -10,8 +10,10 @@ import re
 import site
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -57,22 +59,33 @@ def targets() -> list[str]:
     return options
 
 
-class BuildWithCUDA(build_ext):
-    """Compiles ``.cu`` sources with nvcc, the rest as ever."""
+class Build(build_ext):
+    """Compiles sources side by side, ``.cu`` with nvcc. MAX_JOBS: how many, else as many as there are cores."""
 
-    def build_extension(self, extension: Extension) -> None:
-        kernels = [source for source in extension.sources if source.endswith(".cu")]
-        extension.sources = [source for source in extension.sources if source not in kernels]
-        for source in kernels:
-            compiled = Path(self.build_temp, source).with_suffix(".cu.o")
-            compiled.parent.mkdir(parents=True, exist_ok=True)
-            jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-            command = [str(NVCC), "-c", source, "-o", str(compiled), "--threads", jobs, *targets()]
-            command += ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler", "-fPIC", "-DUSE_CUDA"]
-            command += [f"-D{name}={value}" for name, value in extension.define_macros]
-            self.spawn([*command, *(f"-I{directory}" for directory in extension.include_dirs)])
-            extension.extra_objects.append(str(compiled))
-        super().build_extension(extension)
+    def build_extensions(self) -> None:
+        plainly, jobs = self.compiler.compile, int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+
+        def compiled(sources: list[str], **options: Any) -> list[str]:
+            def one(source: str) -> list[str]:
+                nvcc = source.endswith(".cu")
+                return self.with_nvcc(source, jobs, **options) if nvcc else plainly([source], **options)
+
+            with ThreadPoolExecutor(jobs) as pool:
+                return [made for found in pool.map(one, sources) for made in found]
+
+        self.compiler.compile = compiled
+        super().build_extensions()
+
+    def with_nvcc(
+        self, source: str, jobs: int, *, output_dir: str, macros: list, include_dirs: list, **_: object
+    ) -> list[str]:
+        made = Path(output_dir, source).with_suffix(".cu.o")
+        made.parent.mkdir(parents=True, exist_ok=True)
+        command = [str(NVCC), "-c", source, "-o", str(made), "--threads", str(jobs), *targets()]
+        command += ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler", "-fPIC", "-DUSE_CUDA"]
+        command += [f"-D{name}={value}" for name, value in macros]
+        self.spawn([*command, *(f"-I{directory}" for directory in include_dirs)])
+        return [str(made)]
 
 
 def extensions() -> list[Extension]:
@@ -86,6 +99,7 @@ def extensions() -> list[Extension]:
         return []
     sources, libraries, directories = ["csrc/register.cpp", *glob("csrc/cpu/*.cpp")], ["c10", "torch_cpu"], []
     if builds_cuda(torch):
+        targets()  # a wrong one is named before anything is compiled
         sources += glob("csrc/cuda/*.cu")
         libraries += ["cudart_static", "dl", "rt", "pthread"]
         directories = [str(CUDA_HOME / "lib64")]
@@ -101,7 +115,7 @@ def extensions() -> list[Extension]:
             extra_compile_args=[
                 *("-std=c++20", "-O3", "-g0"),
                 *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # the same bits on every machine
-                "-Wno-psabi",
+                *("-Wno-psabi", "-Wno-maybe-uninitialized"),  # gcc takes steps past T for read
                 *os.environ.get("CXXFLAGS", "").split(),  # last, so that they win
             ],
             py_limited_api=True,
@@ -116,6 +130,6 @@ def glob(*patterns: str) -> list[str]:
 
 setup(
     ext_modules=extensions(),
-    cmdclass={"build_ext": BuildWithCUDA},
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

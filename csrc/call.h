@@ -9,10 +9,9 @@
 #include <optional>
 #include <tuple>
 
+#include "arguments.h"
 #include "layout.h"
-#include "lif_step.h"
 #include "storage.h"
-#include "surrogate.h"
 
 namespace tgo {
 // Hidden, as torch's own types are that it holds.
@@ -22,19 +21,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
-
-struct Options {
-  Neuron<> neuron;
-  const float* table;  // [3, columns]: decay, gain and v_threshold of neuron m in column m % columns; or null
-  int64_t columns;     // N without a table
-  Noise noise;  // with a table, any or none
-  Curve curve;
-  const int64_t* seed;  // where x is
-  int64_t noise_step;
-  int64_t checkpoint_every;  // 0 saves none (forward)
-
-  bool noisy() const { return noise != Noise::kNone; }
-};
 
 inline bool same_layout(const Tensor& a, const Tensor& b) {
   for (int64_t d = 0; d < a.dim(); ++d)
@@ -97,65 +83,146 @@ inline Storage storage_of(const Tensor& x) {
   }
 }
 
-// Neuron.constants of the Python side: one list, since torch takes 0.2 microseconds for each argument.
-using ConstantList = std::vector<double>;
+using Tensors = std::vector<Tensor>;
+using Settings = std::vector<double>;  // of the Python side (tgo_kernels/ops.py): torch takes 0.2 us for each argument
 
 struct Call {
   Tensor x;
   Layout layout;
-  Options options;
+  int neuron;                // its place in Neurons
+  int64_t checkpoint_every;  // 0 saves none (forward)
+  int64_t rows = 0;          // of the table
+  Tensors inputs;            // beside x
+  Tensors states;            // before the first step, in the order of x's memory; none: all at rest
+  OptionalTensor lengths;    // int32, in the order of x's memory
+  Arguments arguments{};
 
-  Call(const Tensor& any_x, const OptionalTensor& v_init, const OptionalTensor& table, const OptionalTensor& seed,
-       int64_t noise_step, int64_t checkpoint_every, const ConstantList& constants)
-      : x(any_x), layout(layout_of(x)) {
+  Call(const Tensor& any_x, const OptionalTensor& v_init, const Tensors& more, const OptionalTensor& table,
+       const OptionalTensor& seed, int64_t noise_step, int64_t checkpoint_every, const Settings& settings)
+      : x(any_x), layout(layout_of(x)), checkpoint_every(checkpoint_every) {
     if (!layout.steps) {  // not dense
       x = copy_like(x, x);
       layout = layout_of(x);
     }
-    std::array<double, 14> numbers;
-    STD_TORCH_CHECK(constants.size() == numbers.size(), "expected ", numbers.size(), " constants, got ",
-                    constants.size());
-    std::copy(constants.begin(), constants.end(), numbers.begin());
-    const auto [decay, gain, leak_bias, v_threshold, v_rest, soft_reset, noise_std, noise_in_membrane, guard_margin,
-                curve, curve_height, curve_scale, surrogate_at_h, detach_reset] = numbers;
-    STD_TORCH_CHECK(!v_init || v_init->numel() == layout.neurons, "v_init must have the shape of x without time");
+    constexpr size_t kFlags = 7;
+    STD_TORCH_CHECK(settings.size() > kFlags, "expected more than ", kFlags, " settings, got ", settings.size());
+    std::array<double, kFlags> flags;
+    std::copy_n(settings.begin(), kFlags, flags.begin());
+    const auto [number, own, switches, guard_margin, guard_grid, curve_height, curve_scale] = flags;
+    const auto digit = [digits = uint32_t(switches)](int k) { return int(digits >> 4 * k & 15); };
+    STD_TORCH_CHECK(0 <= number && number < Neurons::kCount, "unknown neuron ", number);
+    STD_TORCH_CHECK(digit(3) < int(kCurves), "unknown surrogate curve ", digit(3));
+    neuron = int(number);
+    const size_t expected = kFlags + shape().states + shape().constants;
+    STD_TORCH_CHECK(settings.size() == expected, "expected ", expected, " settings, got ", settings.size());
+    const double* rests = settings.data() + kFlags;
+    std::copy_n(rests, shape().states, arguments.rests);
+    std::copy_n(rests + shape().states, shape().constants, arguments.numbers);
+    arguments.firing = {{float(rests[0]), float(guard_margin), float(curve_height), float(curve_scale), float(guard_grid),
+                       0.f, Curve(digit(3))},
+                      Noise(digit(1)),
+                      Reset(digit(2)),
+                      Membrane(digit(0)),
+                      guard_margin > 0,
+                      digit(5) != 0,
+                      digit(4) != 0,
+                      digit(6) != 0,
+                      digit(7) != 0};
+    arguments.columns = layout.neurons;
+    set_table(table, uint32_t(own));
     STD_TORCH_CHECK(noise_step >= 0, "noise_step must be >= 0, got ", noise_step);
-    STD_TORCH_CHECK(noise_std == 0 || seed, "noise_std > 0 needs a seed");
-    STD_TORCH_CHECK(0 <= curve && curve < int(kCurves), "unknown surrogate curve ", curve);
-    STD_TORCH_CHECK(!table || (table->dim() == 2 && table->size(0) == 3 && table->is_contiguous() &&
-                               table->scalar_type() == ScalarType::Float),
-                    "table must be [3, D] in fp32, contiguous");
-    STD_TORCH_CHECK(!table || table->size(1) > 0 || !layout.neurons, "table must have columns");
-    const bool usual = noise_in_membrane != 0 && soft_reset == 0 && surrogate_at_h == 0 && detach_reset == 0;
-    options = {{{float(v_rest), float(noise_std), float(guard_margin), float(curve_height), float(curve_scale),
-                 soft_reset != 0, noise_in_membrane != 0, surrogate_at_h != 0, detach_reset != 0},
-                float(decay),
-                float(gain),
-                float(leak_bias),
-                float(v_threshold)},
-               data(table),
-               table ? table->size(1) : layout.neurons,
-               noise_std == 0 ? Noise::kNone : usual && !table ? Noise::kUsual : Noise::kAny,
-               Curve(int(curve)),
-               noise_std == 0 ? nullptr : seed->const_data_ptr<int64_t>(),
-               noise_step,
-               checkpoint_every};
+    STD_TORCH_CHECK(!noisy() || seed, "noise needs a seed");
+    arguments.seed = noisy() ? seed->const_data_ptr<int64_t>() : nullptr;
+    arguments.noise_step = noise_step;
+    set_more(v_init, more);
+    arguments.inputs[0] = x.const_data_ptr();
+    for (size_t k = 0; k < inputs.size(); ++k) arguments.inputs[k + 1] = inputs[k].const_data_ptr();
+    for (size_t k = 0; k < states.size(); ++k) arguments.states[k] = states[k].const_data_ptr<float>();
+    if (lengths) arguments.lengths = lengths->const_data_ptr<int32_t>();
   }
 
-  static const float* data(const OptionalTensor& t) { return t ? t->const_data_ptr<float>() : nullptr; }
+  Shape shape() const { return Neurons::shapes[neuron]; }
+  bool noisy() const { return arguments.firing.noise != Noise::kNone; }
+  bool has_membrane() const { return arguments.firing.membrane != Membrane::kNone; }
 
-  // How many states the forward saves.
-  int64_t saved() const { return options.checkpoint_every ? (layout.steps - 1) / options.checkpoint_every : 0; }
+  // Uninitialised ones, fp32, with the shape and order of one time step of x.
+  Tensors new_states() const {
+    Tensors made{empty_state(x, layout)};
+    while (int(made.size()) < shape().states) made.push_back(empty_as(made[0]));
+    return made;
+  }
 
-  void check_backward(const Tensor& checkpoints, const OptionalTensor& g_spikes) const {
-    STD_TORCH_CHECK(options.checkpoint_every > 0, "checkpoint_every must be > 0");
-    STD_TORCH_CHECK(checkpoints.numel() == saved() * layout.neurons, "checkpoints must be those of the forward");
+  // How many rows of the table are constant k's, if it is in there.
+  int64_t rows_of(int k, uint32_t own = ~0u) const {
+    return own >> k & 1 ? (arguments.timed >> k & 1 ? layout.steps : 1) : 0;
+  }
+
+  // How many times the forward saves the states: rows of [states, N].
+  int64_t saved() const { return checkpoint_every ? (layout.steps - 1) / checkpoint_every : 0; }
+
+  void check_backward(const Tensor& checkpoints, const OptionalTensor& g_spikes, const Tensors& g_further) const {
+    STD_TORCH_CHECK(checkpoint_every > 0, "checkpoint_every must be > 0");
+    STD_TORCH_CHECK(checkpoints.numel() == saved() * shape().states * layout.neurons,
+                    "checkpoints must be those of the forward");
     STD_TORCH_CHECK(!g_spikes || g_spikes->numel() == x.numel(), "g_spikes must have the shape of x");
+    const size_t states = shape().states - 1, all = states + has_membrane();
+    STD_TORCH_CHECK(g_further.size() == all, "expected ", all, " gradients of further results, got ", g_further.size());
+    for (size_t k = 0; k < all; ++k)
+      STD_TORCH_CHECK(!g_further[k].numel() || g_further[k].numel() == (k < states ? layout.neurons : x.numel()),
+                      "gradients must have the shapes of the results");
+  }
+
+ private:
+  void set_table(const OptionalTensor& table, uint32_t own) {
+    arguments.timed = own >> kMaxConstants & own;
+    for (int k = 0; k < shape().constants; ++k) rows += rows_of(k, own);
+    STD_TORCH_CHECK(bool(table) == (rows > 0), "a table is of the constants that neurons have of their own");
+    if (!table) return;
+    STD_TORCH_CHECK(table->dim() == 2 && table->size(0) == rows && table->is_contiguous() &&
+                        table->scalar_type() == ScalarType::Float,
+                    "table must be [", rows, ", D] in fp32, contiguous");
+    STD_TORCH_CHECK(table->size(1) > 0 || !layout.neurons, "table must have columns");
+    arguments.columns = table->size(1);
+    const float* row = table->const_data_ptr<float>();
+    for (int k = 0; k < shape().constants; row += rows_of(k++, own) * arguments.columns)
+      if (own >> k & 1) arguments.own[k] = row;
+  }
+
+  // `more` has the inputs beside x, where v_init is given the states beside it, and last, where sequences end, lengths.
+  void set_more(const OptionalTensor& v_init, const Tensors& more) {
+    const Shape shape = this->shape();
+    const size_t tensors = (shape.inputs - 1) + (v_init ? shape.states - 1 : 0);
+    STD_TORCH_CHECK(more.size() == tensors || more.size() == tensors + 1, "expected ", tensors, " or ", tensors + 1,
+                    " further tensors, got ", more.size());
+    for (int k = 0; k < shape.inputs - 1; ++k) {
+      STD_TORCH_CHECK(more[k].numel() == x.numel() && more[k].scalar_type() == x.scalar_type(),
+                      "inputs must have the shape and type of x");
+      inputs.push_back(matched(more[k], x));
+    }
+    if (!v_init && more.size() == tensors) return;
+    const Tensor state = empty_state(x, layout);
+    if (v_init) {
+      states.push_back(*v_init);
+      for (int k = 1; k < shape.states; ++k) states.push_back(more[shape.inputs - 2 + k]);
+      for (Tensor& each : states) {
+        STD_TORCH_CHECK(each.numel() == layout.neurons && each.scalar_type() == ScalarType::Float,
+                        "states must be fp32, in the shape of x without time");
+        each = matched(each, state);
+      }
+    }
+    if (more.size() > tensors) {
+      STD_TORCH_CHECK(more.back().numel() == layout.neurons && more.back().scalar_type() == ScalarType::Int,
+                      "lengths must be int32, in the shape of x without time");
+      Tensor like = empty(state, ScalarType::Int, state.sizes(), state.strides());
+      lengths = matched(more.back(), like);
+    }
   }
 };
 
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using BackwardResult = std::tuple<Tensor, Tensor, Tensor>;
+// Of the forward the last has the final states but the first, and, where it is an output, the membrane, as x lies. Of
+// the backward it has dL/d(`more` of the forward), without lengths: of further states whether they were given or not.
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensors>;
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensors>;
 
 #pragma GCC visibility pop
 }  // namespace tgo

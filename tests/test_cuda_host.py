@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,13 @@ def cuda_on_the_host(tmp_path_factory):
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # not into the compiler
     subprocess.run([*command, "-lc10", "-ltorch_cpu"], env=environment, check=True)
     definitions = torch.library.Library("tgo_kernels_cuda_host", "DEF")
-    definitions.define("lif_fwd" + ops._FORWARD)
-    definitions.define("lif_bwd" + ops._BACKWARD)
+    definitions.define("scan_fwd" + ops._FORWARD)
+    definitions.define("scan_bwd" + ops._BACKWARD)
     torch.ops.load_library(library)
     host = torch.ops.tgo_kernels_cuda_host
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ops.OPERATORS, "native", (host.lif_fwd, host.lif_bwd))
+        patch.setitem(ops.OPERATORS, "native", (host.scan_fwd, host.scan_bwd))
+        patch.setattr(ops.native, "serves", lambda device: None)  # whether the CPU's engine was built or not
         yield
 
 
@@ -52,6 +54,39 @@ def test_every_path(dtype, neurons, noise_step, steps):
     x, grad = torch.randn(2, steps, neurons).to(dtype)
     assert_agrees(Case(x, None, constants, grad, None, 2.0), "native")
     assert_agrees(Case(x, torch.randn(neurons), constants, grad, torch.randn(neurons), 2.0), "native")
+
+
+FEATURES = {
+    "quiet": {"noise_std": 0.0},
+    "usual": {},
+    "soft reset": {"v_reset": None},
+    "noisy threshold": {"noise_mode": "threshold", "detach_reset": True},
+    "all that is rare": {
+        **{"v_reset": None, "reset_by": 0.8, "strict": True, "membrane": "u", "guard_side": "below", "guard_power": 2},
+    },
+    "sequences end": {"valid": torch.tensor([0, 30, 3, 9]), "membrane": "v", "noise_std": 0.0},
+}
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("own", [False, True], ids=["", "own"])
+@pytest.mark.parametrize("neuron", [tgo.neurons.LIF, tgo.neurons.AdaptiveLIF])
+@pytest.mark.parametrize("channels", [64, 63], ids=["wide", "narrow"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_kernel(dtype, channels, neuron, own, features):
+    """At rest and with states, one span and several, of any neuron with any constants."""
+    constants = {**EVERYTHING, "v_reset": 0.1, **FEATURES[features]}
+    if own:
+        learn = {"decay": 0.5, "v_threshold": 0.8}
+        learn |= {"noise_std": 0.2} if constants["noise_std"] else {}
+        constants |= {name: value + 0.2 * torch.rand(channels) for name, value in learn.items()}
+    for steps, stateful in ((4, False), (13, True)):
+        x, grad, g_membrane = torch.randn(3, steps, 4, channels)
+        states = (len(neuron.STATES),) if neuron is not tgo.neurons.LIF else ()
+        v_init, g_final = torch.rand(2, *states, 4, channels)
+        state = (v_init if stateful else None), (g_final if stateful else None)
+        case = Case(x.to(dtype), state[0], constants, grad, state[1], 2.0, g_membrane=g_membrane, neuron=neuron)
+        assert_agrees(replace(case, columns=64), "native")
 
 
 def test_what_is_not_aligned_takes_the_narrow_path():

@@ -12,10 +12,11 @@ SANITIZER = os.environ.get("TGO_SANITIZER")
 if SANITIZER is None:
     pytest.skip("make sanitize runs it", allow_module_level=True)
 
-# A tensor with fewer floats behind it than it says, one that is not aligned, and one for two threads.
+# A tensor with fewer floats behind it than it says, a seed that is not aligned, and a tensor for two threads.
 CALL = "import numpy as np, torch, tgo_kernels as tgo; lif = lambda x: tgo.lif(torch.from_numpy(x), impl='native'); "
 SHORT = CALL + "lif(np.lib.stride_tricks.as_strided(np.zeros(4000, np.float32), (4, 1001), (4004, 4)))"
-UNALIGNED = CALL + "lif(np.frombuffer(bytearray(4097), np.float32, 1024, 1).reshape(32, 8, 4).swapaxes(0, 1))"
+SEED = "torch.from_numpy(np.frombuffer(bytearray(9), np.int64, 1, 1)).reshape(())"
+UNALIGNED = CALL + f"tgo.lif(torch.zeros(4, 8), noise_std=0.5, noise_seed={SEED}, impl='native')"
 THREADS = CALL + "lif(np.zeros((4, 4096), np.float32))"
 PLANTED = {
     "address": [

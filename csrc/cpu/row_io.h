@@ -1,8 +1,7 @@
-// Rows of fp32, fp16 or bf16 tensors as fp32: in place where they lie in one piece, through scratch rows otherwise.
+// Rows of a tensor as they are stored: in place where they lie in one piece, through scratch rows otherwise.
 #pragma once
 
 #include "../layout.h"
-#include "../storage.h"
 #include "kernels.h"
 
 namespace tgo::cpu {
@@ -19,76 +18,63 @@ using ChunkRows = float[kMaxChunk][kBlock];
 
 class RowIO {
  public:
-  RowIO(void* data, Storage storage, const Layout& layout, const Kernels& kernels, bool output = false)
-      : data_(data), storage_(storage), layout_(layout), kernels_(kernels) {
-    const int64_t bytes = layout.steps * layout.neurons * int64_t(sizeof(float));
-    past_caches_ = output && storage == Storage::kFloat && bytes >= kPastCaches &&
+  RowIO() = default;  // of nothing
+  RowIO(void* data, Storage storage, const Layout& layout, bool output = false)
+      : data_(static_cast<char*>(data)), size_(storage == Storage::kFloat ? 4 : 2), layout_(&layout) {
+    past_caches_ = output && storage == Storage::kFloat && layout.steps * layout.neurons * size_ >= kPastCaches &&
                    reinterpret_cast<uintptr_t>(data) % 64 == 0 && layout.inner % 16 == 0;
   }
 
+  Storage storage = Storage::kFloat;
   explicit operator bool() const { return data_ != nullptr; }
+  int64_t size() const { return size_; }  // of a value, in bytes
 
-  void read(const Chunk& c, ChunkRows& scratch, const float* rows[kMaxChunk]) const {
-    for (int64_t i = 0; i < c.steps; ++i) rows[i] = read(c, i, scratch[i]);
+  void read(const Chunk& c, ChunkRows& scratch, Rows& rows) const {
+    for (int64_t i = 0; i < c.steps; ++i) {
+      rows[i] = contiguous(c) ? address(c.t + i, c.m) : reinterpret_cast<char*>(scratch[i]);
+      if (!contiguous(c))
+        for_each_piece(c, i, [&](char* at, int64_t j, int64_t len) {
+          memcpy(reinterpret_cast<char*>(scratch[i]) + j * size_, at, len * size_);
+        });
+    }
   }
 
   // Where to write the rows of a chunk; finish() brings them home.
-  void begin(const Chunk& c, ChunkRows& scratch, float* rows[kMaxChunk]) const {
-    for (int64_t i = 0; i < c.steps; ++i) rows[i] = direct(c) ? address<float>(c.t + i, c.m) : scratch[i];
+  void begin(const Chunk& c, ChunkRows& scratch, OutRows& rows) const {
+    for (int64_t i = 0; i < c.steps; ++i)
+      rows[i] = contiguous(c) ? address(c.t + i, c.m) : reinterpret_cast<char*>(scratch[i]);
   }
-  void finish(const Chunk& c, float* const rows[kMaxChunk]) const {
-    if (direct(c)) return;
-    for (int64_t i = 0; i < c.steps; ++i) write(c, i, rows[i]);
+  void finish(const Chunk& c, const OutRows& rows) const {
+    if (contiguous(c)) return;
+    for (int64_t i = 0; i < c.steps; ++i)
+      for_each_piece(c, i, [&](char* at, int64_t j, int64_t len) {
+        memcpy(at, static_cast<const char*>(rows[i]) + j * size_, len * size_);
+      });
   }
 
   // How far ahead of the rows that a kernel reads it is to fetch.
-  int64_t ahead(const Chunk& c) const { return direct(c) ? c.ahead : 0; }
+  int64_t ahead(const Chunk& c) const { return contiguous(c) ? c.ahead : 0; }
 
   // Whether the rows of these neurons are to be written past the caches: those of an output too large for them.
   bool past_caches(const Chunk& c) const { return past_caches_ && contiguous(c) && c.m % 16 == 0; }
 
  private:
-  bool contiguous(const Chunk& c) const { return c.m % layout_.inner + c.len <= layout_.inner; }
-  bool direct(const Chunk& c) const { return storage_ == Storage::kFloat && contiguous(c); }
+  bool contiguous(const Chunk& c) const { return c.m % layout_->inner + c.len <= layout_->inner; }
+  char* address(int64_t t, int64_t m) const { return data_ + layout_->offset(m, t) * size_; }
 
-  const float* read(const Chunk& c, int64_t i, float* scratch) const {
-    const int64_t t = c.t + i;
-    if (direct(c)) return address<float>(t, c.m);
-    if (storage_ == Storage::kFloat) return gather<float>(t, c, scratch);
-    alignas(64) uint16_t narrow[kBlock];
-    const uint16_t* from = contiguous(c) ? address<uint16_t>(t, c.m) : gather<uint16_t>(t, c, narrow);
-    (storage_ == Storage::kHalf ? kernels_.load_half : kernels_.load_bfloat16)(from, c.len, c.ahead, scratch);
-    return scratch;
-  }
-
-  void write(const Chunk& c, int64_t i, const float* row) const {
-    const int64_t t = c.t + i;
-    if (storage_ == Storage::kFloat) return scatter<float>(t, c, row);
-    alignas(64) uint16_t narrow[kBlock];
-    uint16_t* to = contiguous(c) ? address<uint16_t>(t, c.m) : narrow;
-    (storage_ == Storage::kHalf ? kernels_.store_half : kernels_.store_bfloat16)(row, c.len, c.ahead, to);
-    if (to == narrow) scatter<uint16_t>(t, c, narrow);
+  // f(address, j, len) for the neurons of a row that lie in one piece.
+  template <class F>
+  void for_each_piece(const Chunk& c, int64_t i, const F& f) const {
+    for (int64_t j = 0, len; j < c.len; j += len) {
+      len = std::min(c.len - j, layout_->inner - (c.m + j) % layout_->inner);
+      f(address(c.t + i, c.m + j), j, len);
+    }
   }
 
-  template <class S>
-  S* address(int64_t t, int64_t m) const {
-    return static_cast<S*>(data_) + layout_.offset(m, t);
-  }
-  template <class S>
-  const S* gather(int64_t t, const Chunk& c, S* row) const {
-    for (int64_t j = 0; j < c.len; ++j) row[j] = *address<S>(t, c.m + j);
-    return row;
-  }
-  template <class S>
-  void scatter(int64_t t, const Chunk& c, const S* row) const {
-    for (int64_t j = 0; j < c.len; ++j) *address<S>(t, c.m + j) = row[j];
-  }
-
-  void* data_;
-  Storage storage_;
-  const Layout& layout_;
-  const Kernels& kernels_;
-  bool past_caches_;
+  char* data_ = nullptr;
+  int64_t size_ = 0;
+  const Layout* layout_ = nullptr;
+  bool past_caches_ = false;
 };
 
 }  // namespace tgo::cpu

@@ -3,68 +3,93 @@
 
 #include <utility>
 
-#include "lif.h"
+#include "bodies.h"
 
 namespace tgo::cuda {
 
-// 16 bytes of neighbours in a row.
-template <class S>
-constexpr int kWide = 16 / sizeof(S);
-constexpr int kWideOwn = 4;  // neurons with constants of their own: those of eight would not fit into the registers
-
 struct Form {
+  int neuron;  // its place in Neurons
   Storage storage;
-  bool wide;  // rows can be moved so
-  Noise noise;
-  bool four;  // see lif.h
-  bool own;   // constants: see lif.h
+  Kind kind;
+  bool wide;       // rows can be moved so
+  bool four, own;  // see Walk
   Curve curve;
 };
 
-template <template <class, int, Noise, bool, bool, Curve> class Body, class S, int count, bool four, bool own,
-          Curve curve, class Device>
+// How many neurons a thread has at once: 16 bytes of neighbours in a row, fewer where registers would not suffice.
+constexpr int widest(int states, Kind kind, bool own, int bytes) {
+  if (own) return states > 1 || kind == Kind::kAny ? 1 : 2;
+  return states > 1 ? 2 : kind == Kind::kAny ? 4 : 16 / bytes;
+}
+
+template <template <class> class Body, class Step, class S, Kind kind, bool four, bool own, Curve curve, class Device>
 void run_count(const Form& form, Device&& device) {
-  if (form.noise == Noise::kNone) return device.template operator()<Body<S, count, Noise::kNone, four, own, curve>>();
-  if constexpr (four)
-    if (form.noise == Noise::kUsual)
-      return device.template operator()<Body<S, count, Noise::kUsual, four, own, curve>>();
-  device.template operator()<Body<S, count, Noise::kAny, four, own, curve>>();
-}
-
-template <template <class, int, Noise, bool, bool, Curve> class Body, class S, bool own, Curve curve, class Device>
-void run_form(const Form& form, Device&& device) {
-  if constexpr (own)
-    form.wide ? run_count<Body, S, kWideOwn, false, true, curve>(form, device)
-              : run_count<Body, S, 1, false, true, curve>(form, device);
-  else if (form.four)
-    form.wide ? run_count<Body, S, kWide<S>, true, false, curve>(form, device)
-              : run_count<Body, S, 1, true, false, curve>(form, device);
+  constexpr int kCount = widest(Step::kStates, kind, own, sizeof(S));
+  if (form.wide)
+    device.template operator()<Body<Walk<Step, S, kCount, kind, four, own, curve>>>();
   else
-    form.wide ? run_count<Body, S, kWide<S>, false, false, curve>(form, device)
-              : run_count<Body, S, 1, false, false, curve>(form, device);
+    device.template operator()<Body<Walk<Step, S, 1, kind, four, own, curve>>>();
 }
 
-template <template <class, int, Noise, bool, bool, Curve> class Body, bool own, Curve curve, class Device>
+template <template <class> class Body, class Step, Kind kind, bool four, bool own, Curve curve, class Device>
 void run_storage(const Form& form, Device&& device) {
   switch (form.storage) {
-    case Storage::kFloat: return run_form<Body, float, own, curve>(form, device);
-    case Storage::kHalf: return run_form<Body, Half, own, curve>(form, device);
-    case Storage::kBFloat16: return run_form<Body, BFloat16, own, curve>(form, device);
+    case Storage::kFloat: return run_count<Body, Step, float, kind, four, own, curve>(form, device);
+    case Storage::kHalf: return run_count<Body, Step, Half, kind, four, own, curve>(form, device);
+    case Storage::kBFloat16: return run_count<Body, Step, BFloat16, kind, four, own, curve>(form, device);
   }
+}
+
+template <template <class> class Body, Kind kind, Curve curve, class Device>
+void run_four(const Form& form, Device&& device) {
+  if (form.four)
+    run_storage<Body, Lif, kind, true, false, curve>(form, device);
+  else
+    run_storage<Body, Lif, kind, false, false, curve>(form, device);
+}
+
+template <template <class> class Body, class Step, Kind kind, class Device>
+void run_any_time(const Form& form, Device&& device) {
+  if (form.own)
+    run_storage<Body, Step, kind, false, true, kAnyCurve>(form, device);
+  else
+    run_storage<Body, Step, kind, false, false, kAnyCurve>(form, device);
+}
+
+// LIF's kernels for the calls that are many know the curve as well.
+template <template <class> class Body, Kind kind, Curve... curves, class Device>
+void run_curve(const Form& form, Device&& device) {
+  if (form.own)
+    run_storage<Body, Lif, kind, false, true, kAnyCurve>(form, device);
+  else
+    ((form.curve == curves ? run_four<Body, kind, curves>(form, device) : void()), ...);
+}
+
+template <template <class> class Body, Curve... curves, class Device>
+void run(const Form& form, Device&& device) {
+  if (form.kind == Kind::kQuiet) return run_curve<Body, Kind::kQuiet, curves...>(form, device);
+  if (form.kind == Kind::kUsual) return run_curve<Body, Kind::kUsual, curves...>(form, device);
+  if (form.four) return run_storage<Body, Lif, Kind::kFirst, true, false, kAnyCurve>(form, device);
+  [&]<class... Steps>(House<Steps...>) {
+    int neuron = 0;
+    ((form.neuron == neuron++ ? form.kind == Kind::kFirst ? run_any_time<Body, Steps, Kind::kFirst>(form, device)
+                                                          : run_any_time<Body, Steps, Kind::kAny>(form, device)
+                              : void()),
+     ...);
+  }(Neurons());
 }
 
 // The forward has no use for the curve.
 template <class Device>
-void run_forward(const Form& form, Device&& device) {
-  form.own ? run_storage<ForwardBody, true, kLorentz>(form, device)
-           : run_storage<ForwardBody, false, kLorentz>(form, device);
+void run_forward(Form form, Device&& device) {
+  form.curve = kLorentz;
+  run<ForwardBody, kLorentz>(form, device);
 }
 
 template <class Device>
 void run_backward(const Form& form, Device&& device) {
-  if (form.own) return run_storage<BackwardBody, true, kAnyCurve>(form, device);
   [&]<int... curve>(std::integer_sequence<int, curve...>) {
-    ((form.curve == curve ? run_storage<BackwardBody, false, Curve(curve)>(form, device) : void()), ...);
+    run<BackwardBody, Curve(curve)...>(form, device);
   }(std::make_integer_sequence<int, kCurves>());
 }
 

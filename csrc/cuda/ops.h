@@ -1,7 +1,7 @@
-// The operators of tgo_kernels/ops.py on a Device, which has forward() and backward() for the arguments of lif.h.
+// The CUDA engine on a Device, which has forward() and backward() for the arguments of a kernel.
 #pragma once
 
-#include "../call.h"
+#include "../scan.h"
 #include "dispatch.h"
 
 namespace tgo::cuda {
@@ -22,104 +22,62 @@ inline Place place_of(const Layout& layout) {
   return place;
 }
 
-struct DeviceCall : Call {
-  template <class... Arguments>
-  explicit DeviceCall(const Arguments&... arguments) : Call(arguments...) {
-    STD_TORCH_CHECK(options.checkpoint_every == 0 || options.checkpoint_every == kCheckpointEvery,
-                    "checkpoint_every must be 0 or ", kCheckpointEvery, ", got ", options.checkpoint_every);
-    if (layout.dims.size() > kDims) {
-      x = torch::stable::contiguous(x);
-      layout = layout_of(x);
-    }
-  }
-
-  // `rest`: no state enters or leaves.
-  Form form(bool rest, std::initializer_list<const void*> pointers) const {
-    const bool in_order = layout.logical_order() || !options.noisy();
-    const int count = options.table ? kWideOwn : storage_of(x) == Storage::kFloat ? kWide<float> : kWide<Half>;
-    bool wide = layout.inner == layout.neurons && in_order;
-    wide = wide && layout.neurons % count == 0 && options.columns % count == 0;
-    for (const void* pointer : pointers) wide = wide && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-    const bool aligned = !options.noisy() || options.noise_step % kSpan == 0;
-    const bool four = layout.steps == kSpan && aligned && rest;
-    return {storage_of(x), wide, options.noise, four, options.table != nullptr, options.curve};
-  }
-};
-
 template <class Device>
-ForwardResult lif_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensor table, OptionalTensor seed,
-                      int64_t noise_step, int64_t checkpoint_every, ConstantList constants) {
-  Device device(any_x);
-  const DeviceCall call(any_x, v_init, table, seed, noise_step, checkpoint_every, constants);
-  const auto& [x, layout, options] = static_cast<const Call&>(call);
-  Tensor spikes = empty_as(x), v = empty_state(x, layout);
-  Tensor penalty = scalar(x, ScalarType::Float);
-  Tensor neighbors = scalar(x, ScalarType::Long), fired = scalar(x, ScalarType::Long);
-  Tensor checkpoints = row(x, call.saved() * layout.neurons);
-  if (layout.neurons) {
-    if (v_init) v_init = matched(*v_init, v);
-    const Forward a{options.neuron,
-                    {options.table, options.columns},
-                    place_of(layout),
-                    noise_step,
-                    options.seed,
-                    x.const_data_ptr(),
-                    call.data(v_init),
-                    spikes.mutable_data_ptr(),
-                    v.mutable_data_ptr<float>(),
-                    call.saved() ? checkpoints.mutable_data_ptr<float>() : nullptr};
-    Tensor partials = row(x, kMaxBlocks * int64_t(sizeof(BlockTotals) / sizeof(int64_t)), ScalarType::Long);
-    device.forward(call.form(!v_init, {a.x, a.v_init, a.spikes, a.v_final, options.table}), a,
-                   static_cast<BlockTotals*>(partials.mutable_data_ptr()),
-                   Sums{penalty.mutable_data_ptr<float>(), neighbors.mutable_data_ptr<int64_t>(),
-                        fired.mutable_data_ptr<int64_t>(), double(x.numel())});
-  } else {
-    for (Tensor* sum : {&penalty, &neighbors, &fired}) torch::stable::zero_(*sum);
-  }
-  return {spikes, v, penalty, neighbors, fired, checkpoints};
-}
+struct __attribute__((visibility("hidden"))) Engine {
+  mutable Device device;
 
-template <class Device>
-BackwardResult lif_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensor table, OptionalTensor seed,
-                       int64_t noise_step, int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
-                       OptionalTensor g_v_final, OptionalTensor g_penalty, bool need_g_v_init, ConstantList constants) {
-  Device device(any_x);
-  const DeviceCall call(any_x, v_init, table, seed, noise_step, checkpoint_every, constants);
-  const auto& [x, layout, options] = static_cast<const Call&>(call);
-  call.check_backward(checkpoints, g_spikes);
-  Tensor g_x = empty_as(x);
-  Tensor g_v_init = need_g_v_init ? empty_state(x, layout) : row(x, 0);
-  Tensor g_table = table ? empty_as(*table) : row(x, 0);
-  if (layout.neurons) {
-    if (g_spikes) g_spikes = matched(*g_spikes, x);
-    if (v_init || g_v_final) {
-      const Tensor state = need_g_v_init ? g_v_init : empty_state(x, layout);
-      if (v_init) v_init = matched(*v_init, state);
-      if (g_v_final) g_v_final = matched(*g_v_final, state);
-    }
-    const Backward a{options.neuron,
-                     {options.table, options.columns},
-                     place_of(layout),
-                     noise_step,
-                     options.seed,
-                     x.const_data_ptr(),
-                     g_spikes ? g_spikes->const_data_ptr() : nullptr,
-                     call.data(v_init),
-                     call.data(checkpoints),
-                     call.data(g_v_final),
-                     call.data(g_penalty),
-                     g_x.mutable_data_ptr(),
-                     need_g_v_init ? g_v_init.mutable_data_ptr<float>() : nullptr,
-                     table ? g_table.mutable_data_ptr<float>() : nullptr,
-                     1 / double(x.numel()),
-                     options.curve};
-    const bool rest = !v_init && !g_v_final && !need_g_v_init;
-    device.backward(call.form(rest, {a.x, a.g_spikes, a.v_init, a.checkpoints, a.g_v_final, a.g_x, a.g_v_init,
-                                     options.table, a.g_table}),
+  explicit Engine(const Tensor& x) : device(x) {}
+
+  static Tensor taken(const Tensor& x) {
+    return x.dim() > kDims + 1 && layout_of(x).dims.size() > kDims ? torch::stable::contiguous(x) : x;
+  }
+  static void check(int64_t checkpoint_every) {
+    STD_TORCH_CHECK(checkpoint_every == 0 || checkpoint_every == kCheckpointEvery, "checkpoint_every must be 0 or ",
+                    kCheckpointEvery, ", got ", checkpoint_every);
+  }
+
+  void forward(const Call& call, Forward a, const Sums& sums) const {
+    a.place = place_of(call.layout);
+    Tensor partials = row(call.x, kMaxBlocks * int64_t(sizeof(BlockTotals) / sizeof(int64_t)), ScalarType::Long);
+    device.forward(form_of(call, !a.states[0], a, {a.spikes, a.membrane, a.finals[0]}), a,
+                   static_cast<BlockTotals*>(partials.mutable_data_ptr()), sums);
+  }
+  void backward(const Call& call, Backward a) const {
+    a.place = place_of(call.layout);
+    const bool rest = !a.states[0] && !a.g_finals[0] && !a.g_states[0];
+    device.backward(form_of(call, rest, a, {a.checkpoints, a.g_spikes, a.g_membrane, a.g_finals[0], a.g_finals[1],
+                                            a.g_finals[2], a.g_inputs[0]}),
                     a);
   }
-  if (table && !layout.neurons) torch::stable::zero_(g_table);
-  return {g_x, g_v_init, g_table};
-}
+
+  // `rest`: no state enters or leaves. `pointers`: to all but Arguments', null where there is no such tensor.
+  static Form form_of(const Call& call, bool rest, const Arguments& a, std::initializer_list<const void*> pointers) {
+    const Any& f = a.firing;
+    const Layout& layout = call.layout;
+    const bool rare = f.reset == Reset::kSubtracted || f.membrane != Membrane::kNone || f.strict || f.below ||
+                      f.grid != 0.f || a.lengths || a.timed;
+    const bool usual =
+        f.noise == Noise::kMembrane && f.reset == Reset::kHard && !f.surrogate_at_h && !f.detach_reset;
+    const bool lif = call.neuron == 0, own = call.rows > 0;
+    const Kind kind = rare                    ? Kind::kAny
+                      : lif && !call.noisy() ? Kind::kQuiet
+                      : lif && usual         ? Kind::kUsual
+                                             : Kind::kFirst;
+    const bool begins = !call.noisy() || a.noise_step % kSpan == 0;
+    const bool four = layout.steps == kSpan && begins && rest && lif && !rare && !own;
+    Form form{call.neuron, storage_of(call.x), kind, true, four, own, f.curve};
+    const int count = widest(call.shape().states, kind, own, form.storage == Storage::kFloat ? 4 : 2);
+    form.wide = layout.inner == layout.neurons && (layout.logical_order() || !call.noisy()) &&
+                layout.neurons % count == 0 && a.columns % count == 0 && aligned(pointers) && aligned(a.inputs) &&
+                aligned(a.states) && aligned(a.own, count * sizeof(float)) && aligned(std::initializer_list{a.lengths});
+    return form;
+  }
+
+  template <class Pointers>
+  static bool aligned(const Pointers& pointers, size_t bytes = 16) {
+    return std::all_of(std::begin(pointers), std::end(pointers),
+                       [&](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; });
+  }
+};
 
 }  // namespace tgo::cuda

@@ -8,12 +8,16 @@
 namespace tgo::cuda {
 namespace {
 
-// The sum over a block, in thread 0.
-template <class T>
+// The sum over a block of so many threads, in thread 0.
+template <int threads, class T>
 __device__ T block_sum(const T& mine) {
-  __shared__ T shared[kThreads];
+  __shared__ T shared[threads];
   shared[threadIdx.x] = mine;
   __syncthreads();
+  if constexpr (threads > kThreads) {
+    fold(shared, threadIdx.x, threads, kThreads);
+    __syncthreads();
+  }
   if (threadIdx.x < kWarp) {
     fold(shared, threadIdx.x, kThreads, kWarp);
     TGO_UNROLL for (int half = kWarp / 2; half > 0; half /= 2) {
@@ -32,12 +36,12 @@ __device__ BlockTotals this_thread(const typename Body::Arguments& a) {
 template <class Body>
 __global__ void __launch_bounds__(kThreads, Body::kBlocks)
     forward_kernel(const __grid_constant__ typename Body::Arguments a, BlockTotals* partials) {
-  const BlockTotals sum = block_sum(this_thread<Body>(a));
+  const BlockTotals sum = block_sum<kThreads>(this_thread<Body>(a));
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kThreads) sum_kernel(const BlockTotals* partials, int64_t count, Sums sums) {
-  const GridTotals sum = block_sum(thread_sum(partials, count, threadIdx.x));
+__global__ void __launch_bounds__(kSumThreads) sum_kernel(const BlockTotals* partials, int64_t count, Sums sums) {
+  const GridTotals sum = block_sum<kSumThreads>(thread_sum(partials, count, threadIdx.x));
   if (threadIdx.x == 0) sums.write(sum);
 }
 
@@ -68,16 +72,16 @@ class CudaDevice {
 
   void forward(const Form& form, const Forward& a, BlockTotals* partials, const Sums& sums) {
     run_forward(form, [&]<class Body>() {
-      const int64_t blocks = blocks_for(a.table.columns, Body::kCount);
+      const int64_t blocks = blocks_for(a.columns, Body::Walk::kCount);
       forward_kernel<Body><<<blocks, kThreads, 0, stream_>>>(a, partials);
-      sum_kernel<<<1, kThreads, 0, stream_>>>(partials, blocks, sums);
+      sum_kernel<<<1, kSumThreads, 0, stream_>>>(partials, blocks, sums);
     });
     check();
   }
 
   void backward(const Form& form, const Backward& a) {
     run_backward(form, [&]<class Body>() {
-      backward_kernel<Body><<<blocks_for(a.table.columns, Body::kCount), kThreads, 0, stream_>>>(a);
+      backward_kernel<Body><<<blocks_for(a.columns, Body::Walk::kCount), kThreads, 0, stream_>>>(a);
     });
     check();
   }
@@ -96,6 +100,6 @@ class CudaDevice {
 }  // namespace tgo::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CUDA, m) {
-  m.impl("lif_fwd", TORCH_BOX(&tgo::cuda::lif_fwd<tgo::cuda::CudaDevice>));
-  m.impl("lif_bwd", TORCH_BOX(&tgo::cuda::lif_bwd<tgo::cuda::CudaDevice>));
+  m.impl("scan_fwd", TORCH_BOX(&tgo::scan_fwd<tgo::cuda::Engine<tgo::cuda::CudaDevice>>));
+  m.impl("scan_bwd", TORCH_BOX(&tgo::scan_bwd<tgo::cuda::Engine<tgo::cuda::CudaDevice>>));
 }
