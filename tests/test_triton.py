@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 import tgo_kernels as tgo
 from tgo_kernels import noise
+from tgo_kernels.neurons import LIF, AdaptiveLIF
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1, before triton is imported (make test runs it so)", allow_module_level=True)
@@ -16,10 +17,12 @@ triton = pytest.importorskip("triton")
 tl = triton.language
 
 from tgo_kernels._triton import launch as engine  # noqa: E402
-from tgo_kernels._triton.lif import counter_of, draw, noise_of  # noqa: E402
+from tgo_kernels._triton.draw import counter_of, draw, noise_of  # noqa: E402
+from tgo_kernels._triton.flags import Flags  # noqa: E402
 from tgo_kernels._triton.math import MEMBRANE  # noqa: E402
 
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "noise_step": 0, "guard_margin": 0.5}
+EVERY_OUTPUT = {**EVERYTHING, "membrane": "u"}
 
 
 @settings(max_examples=int(os.environ.get("TRITON_EXAMPLES", "400")), deadline=None, derandomize=True, database=None)
@@ -62,7 +65,7 @@ def test_nan_and_inf_behave_as_in_the_specification(surrogate, v_reset):
 
 def test_the_same_bits_as_the_compiled_engine():
     x = torch.randn(12, 1000)
-    outs = [tgo.lif(x, impl=impl, **EVERYTHING) for impl in ("triton", "native")]
+    outs = [tgo.lif(x, impl=impl, **EVERY_OUTPUT) for impl in ("triton", "native")]
     for a, b in zip(*outs, strict=True):
         assert torch.equal(a, b)
 
@@ -75,7 +78,7 @@ def test_the_backward_refuses_what_the_door_would_not_pass():
     backward, x, nothing = tgo.ops.OPERATORS["triton"][1], torch.ones(20, 3), torch.ones(0)
     for every, checkpoints, message in ((0, nothing, "checkpoint_every"), (8, nothing, "checkpoints")):
         with pytest.raises(ValueError, match=message):
-            backward(x, None, None, None, 0, every, checkpoints, x, None, None, False, tgo.Neuron().constants)
+            backward(x, None, [], None, None, 0, every, checkpoints, x, None, [], None, False, LIF().settings)
 
 
 def test_many_dimensions_in_another_order():
@@ -98,25 +101,55 @@ def test_every_length_and_phase_of_the_noise(steps, noise_step):
 
 def test_inference_saves_nothing_and_agrees():
     x = torch.randn(21, 50)
-    for a, b in zip(*(tgo.lif(x, impl=impl, **EVERYTHING) for impl in ("triton", "reference")), strict=True):
+    for a, b in zip(*(tgo.lif(x, impl=impl, **EVERY_OUTPUT) for impl in ("triton", "reference")), strict=True):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("neuron", [LIF, AdaptiveLIF])
+@pytest.mark.parametrize(
+    ("steps", "noise_step", "dtype", "layout", "columns"),
+    [
+        (1, 3, torch.float32, "contiguous", 1),
+        (4, 0, torch.float16, "batch_first", 1),
+        (9, 2, torch.bfloat16, "channels_last", 64),
+        (17, 1, torch.float32, "sliced", None),
+    ],
+)
+def test_constants_with_a_time_axis(steps, noise_step, dtype, layout, columns, neuron, monkeypatch):
+    """All, and some; where sequences end, and where neurons share columns; several programs, the last not full."""
+    monkeypatch.setattr(engine, "INTERPRETED_BLOCK", 32)
+    x, grad = (lay(torch.randn(steps, 4, 3, 2, 2), layout).to(dtype) for _ in range(2))
+    state, g_state = torch.randn(2, *([2] if neuron is AdaptiveLIF else []), 4, 3, 2, 2)
+    each, step, channel = x.shape, (steps, 1, 1, 1, 1), (steps, 1, 3, 1, 1)
+    lengths = torch.randint(0, steps + 1, (4,))
+    for sizes, more in (
+        ({"decay": channel, "gain": step, "v_threshold": channel, "noise_std": step}, {}),
+        ({"decay": (3, 1, 1), "gain": (), "v_threshold": channel}, {"valid": lengths, "membrane": "u"}),
+        ({"decay": step, "gain": each, "reset_by": each}, {"valid": lengths, "v_reset": None}),
+    ):
+        own = {name: 0.3 + 0.5 * torch.rand(size) for name, size in sizes.items()}
+        constants = {**EVERYTHING, "noise_step": noise_step, **own, **more}
+        case = Case(x, state, constants, grad, g_state, 2.0, columns=columns, g_membrane=grad, neuron=neuron)
+        assert_agrees(case, "triton")
+
+
 @triton.jit
-def noise_kernel(out_ptr, seed_ptr, start, step, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    counter = counter_of(start, (1, 1, 1), (0, 0, 0, 1), False, COUNT, BLOCK)
+def noise_kernel(out_ptr, seed_ptr, start, step, F: tl.constexpr):
+    counter = counter_of(start, (1, 1, 1), (0, 0, 0, 1), F)
+    COUNT: tl.constexpr = F.count
     for neuron in tl.static_range(COUNT):
         if neuron % 2 == 0:
-            words, counter = draw(seed_ptr, counter, step // 4, MEMBRANE, False, COUNT, True)
+            words, counter = draw(seed_ptr, counter, step // 4, F)
         xi, words = noise_of(0.0, words)
         for i in tl.static_range(4):
-            tl.store(out_ptr + i * COUNT * BLOCK + tl.arange(0, BLOCK) * COUNT + neuron, xi[i])
+            tl.store(out_ptr + i * F.count * F.block + tl.arange(0, F.block) * F.count + neuron, xi[i])
 
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_noise_beyond_2_32_neurons(count):
     seed, out = torch.tensor(-(2**62) - 12345), torch.empty(4, 64)
-    noise_kernel[(1,)](out, seed, 3 << 32, 2**33, COUNT=count, BLOCK=64 // count)
+    flags = Flags(noise=MEMBRANE.value, permuted=False, once=True, count=count, block=64 // count)
+    noise_kernel[(1,)](out, seed, 3 << 32, 2**33, F=flags)
     a, b, c, d = noise.philox(seed, (3 << 31) + torch.arange(32), 2**33 // 4)
     words = torch.stack((a, c), -1).flatten(), torch.stack((b, d), -1).flatten()
     assert torch.equal(out, torch.stack([z for word in words for z in noise.two_normals(word)]))
@@ -129,7 +162,7 @@ def test_the_same_bits_whatever_the_block(dtype, neurons, monkeypatch):
     results = []
     for block in (64, 2048):
         monkeypatch.setattr(engine, "INTERPRETED_BLOCK", block)
-        out, g_x, *_ = Case(x, None, EVERYTHING, grad, None, 1.0).run("triton")
+        out, g_x, *_ = Case(x, None, EVERY_OUTPUT, grad, None, 1.0, g_membrane=grad).run("triton")
         results.append([*out, g_x])
     for result in results[1:]:
         for a, b in zip(results[0], result, strict=True):

@@ -14,6 +14,15 @@ NO_NOISE = tl.constexpr(0)
 MEMBRANE = tl.constexpr(1)  # the noise decides the spike and stays in the state
 THRESHOLD = tl.constexpr(2)  # the noise only decides the spike
 
+HARD = tl.constexpr(0)  # to v_rest
+SOFT = tl.constexpr(1)  # by the threshold
+SUBTRACTED = tl.constexpr(2)  # by a constant of its own
+
+NO_MEMBRANE = tl.constexpr(0)
+CHARGED = tl.constexpr(1)  # the membrane that is an output: h, u, or the state after the step
+NOISY = tl.constexpr(2)
+RESET = tl.constexpr(3)
+
 LORENTZ = tl.constexpr(int(Curve.LORENTZ))
 LOGISTIC = tl.constexpr(int(Curve.LOGISTIC))
 TRIANGLE = tl.constexpr(int(Curve.TRIANGLE))
@@ -34,27 +43,93 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def one_step(v, x, xi, neuron, SOFT: tl.constexpr, NOISE: tl.constexpr):
-    """The next state, the spike, and the membrane before and after the noise."""
-    decay, gain, leak_bias, v_threshold, v_rest, noise_std = neuron
-    h = decay * v + gain * x + leak_bias
+def fire(h, threshold, by, noise_std, firing, F: tl.constexpr):
+    """The membrane after a step; and whether it fired, before and after the noise, against which threshold."""
+    xi, v_rest = firing[0], firing[1]
     u = h
-    if NOISE != NO_NOISE:
+    if F.noise != NO_NOISE:
         u = h + noise_std * xi
-    s = u >= v_threshold
-    w = h if NOISE == THRESHOLD else u
-    return tl.where(s, w - v_threshold if SOFT else v_rest, w), s, h, u
+    s = u > threshold if F.strict else u >= threshold
+    w = h if F.noise == THRESHOLD else u
+    if F.reset == HARD:
+        after = v_rest
+    else:
+        after = w - (by if F.reset == SUBTRACTED else threshold)
+    return tl.where(s, after, w), (s, h, u, threshold, by)
 
 
 @triton.jit
-def one_step_back(g_v, h, u, v_threshold, v_rest, SOFT: tl.constexpr, NOISE: tl.constexpr, DETACH_RESET: tl.constexpr):
-    """From dL/dv after the step: what passes the reset, and what comes to the spike through it."""
-    past = g_v if SOFT else tl.where(u >= v_threshold, 0.0, g_v)
-    if DETACH_RESET:
-        return past, tl.zeros_like(g_v)
+def fire_back(g_s, g_v, fired, firing, F: tl.constexpr):
+    """From dL/ds, dL/dv after the step and dL/d(the output membrane): those of h, threshold, ``by`` and noise_std."""
+    s, h, u, threshold, by = fired
+    xi, v_rest, guard_margin, _, k, height, scale, g_m = firing
+    zero = tl.zeros_like(g_v)
+    if F.membrane == RESET:
+        g_v += g_m
+    past = tl.where(s, 0.0, g_v) if F.reset == HARD else g_v
+    subtracted = zero if F.reset == HARD else tl.where(s, -g_v, 0.0)
+    ds = g_s
+    if not F.detach_reset:
+        if F.reset == HARD:
+            jump = v_rest - (h if F.noise == THRESHOLD else u)
+        else:
+            jump = -(by if F.reset == SUBTRACTED else threshold)
+        ds = plus(ds, tl.where(g_v == 0, 0.0, g_v * jump))  # the jump may be infinite
+    through = zero
+    g_h = past
+    if ds is not None:
+        z = surrogate((h if F.surrogate_at_h else u) - threshold, height, scale, F.curve)
+        through = tl.where(ds == 0, ds, ds * z)  # z of a NaN membrane is NaN
+        g_h += through
+    g_u = past + through if F.noise == MEMBRANE else through
+    if F.membrane == NOISY:
+        g_u += g_m
+    if F.membrane == NOISY or F.membrane == CHARGED:
+        g_h += g_m
+    g_std = g_u * xi
+    g_threshold = -through if F.reset == SUBTRACTED else subtracted - through
+    if F.guard:
+        distance = h - threshold
+        pull = with_sign_of(k, distance)
+        if F.squared:
+            pull *= 2 * (guard_margin - tl.abs(distance))
+        if F.below:
+            pull = tl.where(distance < 0, pull, 0.0)
+        pull = tl.where((tl.abs(distance) < guard_margin) & (distance != 0), pull, 0.0)
+        g_h -= pull
+        g_threshold += pull
+    return g_h, g_threshold, subtracted, g_std
+
+
+@triton.jit
+def membrane_of(fired, after, F: tl.constexpr):
+    """The membrane that is an output, from the one after the step."""
+    return fired[1] if F.membrane == CHARGED else fired[2] if F.membrane == NOISY else after
+
+
+@triton.jit
+def guard_term(d, guard_margin, grid, F: tl.constexpr):
+    """One term of the penalty, from h - threshold. A NaN membrane gives NaN."""
+    term = tl.maximum(guard_margin - tl.abs(d), 0.0, propagate_nan=tl.PropagateNan.ALL)
+    if F.squared:
+        term = (term * term + grid) - grid  # rounded, so that the sum is exact
+    if F.below:
+        term = tl.where(d >= 0, 0.0, term)
+    return term
+
+
+@triton.jit
+def spike_of(fired):
+    return tl.where(fired[0], 1.0, 0.0)
+
+
+@triton.jit
+def plus(a, b):
+    """The sum of two gradients, of which the first may be none."""
+    if a is None:
+        return b
     else:
-        jump = -v_threshold if SOFT else v_rest - (h if NOISE == THRESHOLD else u)
-        return past, tl.where(g_v == 0, 0.0, g_v * jump)  # the jump may be infinite
+        return a + b
 
 
 @triton.jit

@@ -11,57 +11,62 @@ import triton.language as tl
 from tgo_kernels._triton.math import INTERPRETED
 
 SPAN = tl.constexpr(4)  # steps at once: those of one Philox block
-WORDS = tl.constexpr(4)  # of 16 bytes, if rows can be moved so
 
 
 @triton.jit
-def words_of(ptr, ALIGNED: tl.constexpr):
+def words_of(ptr, F: tl.constexpr):
     """The tensor as words, or, where its rows begin anywhere, as it is."""
-    if ALIGNED:
+    if F.alignment > 1:
         return ptr.to(tl.pointer_type(tl.int32))
     else:
         return ptr
 
 
 @triton.jit
-def place_of(
-    program,
-    before,
-    until,
-    steps,
-    inner,
-    ALIGNMENT: tl.constexpr,
-    TIME_OUTERMOST: tl.constexpr,
-    COUNT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def all_words_of(ptrs, F: tl.constexpr):
+    found = ()
+    for i in tl.static_range(len(ptrs)):
+        found = found + (words_of(ptrs[i], F),)
+    return found
+
+
+@triton.jit
+def place_of(program, before, until, steps, inner, F: tl.constexpr):
     """The rows of a program, in words: where they begin, each word's place in one, which exist, how far apart they are.
 
-    It begins its share of so many neurons `before`, and none are `until`. They and inner come in units of ALIGNMENT, so
-    that the compiler sees their multiples. A thread has COUNT neurons.
+    It begins its share of so many neurons `before`, and none are `until`. They and inner come in units of the
+    alignment, so that the compiler sees their multiples. A thread has F.count neurons, in F.words words.
     """
-    ALIGNED: tl.constexpr = ALIGNMENT > 1
-    EACH: tl.constexpr = WORDS if ALIGNED else 1
-    UNIT: tl.constexpr = ALIGNMENT * EACH // COUNT
-    start = program * (BLOCK * EACH) + before * UNIT
+    UNIT: tl.constexpr = F.alignment * F.words // F.count
+    start = program * (F.block * F.words) + before * UNIT
     inner = inner.to(tl.int64) * UNIT
-    limit = tl.minimum(until.to(tl.int64) * UNIT - start, BLOCK * EACH).to(tl.int32)
-    first = tl.arange(0, BLOCK) * EACH
-    word = first[:, None] + tl.arange(0, EACH)[None, :] if ALIGNED else first
-    if TIME_OUTERMOST:
+    limit = tl.minimum(until.to(tl.int64) * UNIT - start, F.block * F.words).to(tl.int32)
+    first = tl.arange(0, F.block) * F.words
+    word = and_following(first, F.words)
+    if F.time_outermost:
         return start, word, word < limit, inner
     else:
         m = start + first
         offset = (m // inner) * inner * steps + m % inner
-        offset = offset[:, None] + tl.arange(0, EACH)[None, :] if ALIGNED else offset
-        return tl.zeros_like(start), offset, word < limit, inner
+        return tl.zeros_like(start), and_following(offset, F.words), word < limit, inner
+
+
+@triton.jit
+def and_following(first, COUNT: tl.constexpr):
+    """[BLOCK] numbers as [BLOCK, COUNT], each followed by the next ones; one alone stays [BLOCK]."""
+    if COUNT == 1:
+        return first
+    else:
+        return first[:, None] + tl.arange(0, COUNT)[None, :]
 
 
 @triton.jit
 def apart(row):
-    """[BLOCK, 4] to four times [BLOCK]; one [BLOCK] stays one."""
+    """[BLOCK, 4] to four times [BLOCK], or [BLOCK, 2] to two; one [BLOCK] stays one."""
     if len(row.shape) == 1:
         return (row,)
+    elif row.shape[1] == 2:
+        return tl.split(row)
     else:
         even, odd = tl.split(tl.reshape(row, (row.shape[0], 2, 2)))
         a, c = tl.split(even)
@@ -74,6 +79,8 @@ def together(words):
     """The reverse of :func:`apart`."""
     if len(words) == 1:
         return words[0]
+    elif len(words) == 2:
+        return tl.join(words[0], words[1])
     else:
         row = tl.join(tl.join(words[0], words[2]), tl.join(words[1], words[3]))
         return tl.reshape(row, (words[0].shape[0], 4))
@@ -81,36 +88,51 @@ def together(words):
 
 @triton.jit
 def within(t, steps):
-    """Whether step ``t`` is one of the call's; in a WHOLE span all are."""
+    """Whether step ``t`` is one of so many; in a whole span all are, unless sequences end."""
     return (t >= 0) & (t < steps)
 
 
 @triton.jit
-def load_rows(ptr, t, steps, place, WHOLE: tl.constexpr):
+def load_rows(ptr, t, steps, place, F: tl.constexpr):
     """Rows ``t`` to ``t + 3``, each as the words of a thread."""
     start, word, exists, inner = place
     rows = ()
     for i in tl.static_range(SPAN):
-        mask = exists if WHOLE else tl.where(within(t + i, steps), exists, False)
+        mask = exists if F.whole else tl.where(within(t + i, steps), exists, False)
         rows = rows + (apart(tl.load(ptr + (start + (t + i) * inner) + word, mask=mask)),)
     return rows
 
 
 @triton.jit
-def store_rows(ptr, rows, t, steps, place, WHOLE: tl.constexpr):
+def load_all_rows(ptrs, t, steps, place, F: tl.constexpr):
+    found = ()
+    for i in tl.static_range(len(ptrs)):
+        found = found + (load_rows(ptrs[i], t, steps, place, F),)
+    return found
+
+
+@triton.jit
+def store_rows(ptr, rows, t, steps, place, F: tl.constexpr):
     start, word, exists, inner = place
     for i in tl.static_range(SPAN):
-        mask = exists if WHOLE else tl.where(within(t + i, steps), exists, False)
+        mask = exists if F.whole else tl.where(within(t + i, steps), exists, False)
         tl.store(ptr + (start + (t + i) * inner) + word, together(rows[i]), mask=mask)
 
 
 @triton.jit
-def states_of(program, before, until, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """Where a program's states begin in the order of memory, a thread's first four (or one), and how many there are."""
-    start = program * (BLOCK * COUNT) + before * ALIGNMENT
-    limit = tl.minimum(until.to(tl.int64) * ALIGNMENT - start, BLOCK * COUNT).to(tl.int32)
-    first = tl.arange(0, BLOCK) * COUNT
-    return start, first[:, None] + tl.arange(0, 4)[None, :] if ALIGNMENT > 1 else first, limit
+def store_all_rows(ptrs, rows, t, steps, place, F: tl.constexpr):
+    """There may be more rows, which are not stored."""
+    for i in tl.static_range(len(ptrs)):
+        store_rows(ptrs[i], rows[i], t, steps, place, F)
+
+
+@triton.jit
+def states_of(program, before, until, F: tl.constexpr):
+    """Where a program's states begin in the order of memory, a thread's first up to four, and how many there are."""
+    start = program * (F.block * F.count) + before * F.alignment
+    limit = tl.minimum(until.to(tl.int64) * F.alignment - start, F.block * F.count).to(tl.int32)
+    AT_ONCE: tl.constexpr = F.count if F.count < 4 else 4
+    return start, and_following(tl.arange(0, F.block) * F.count, AT_ONCE), limit
 
 
 @triton.jit
@@ -123,6 +145,18 @@ def load_states(ptr, states, COUNT: tl.constexpr):
 
 
 @triton.jit
+def load_lengths(ptr, steps, states, F: tl.constexpr):
+    """How many of the call's steps each neuron's sequence has, if they end."""
+    if F.lengths:
+        lengths, clipped = load_states(ptr, states, F.count), ()
+        for i in tl.static_range(len(lengths)):
+            clipped = clipped + (tl.minimum(lengths[i], steps),)
+        return (clipped,)
+    else:
+        return ()
+
+
+@triton.jit
 def store_states(ptr, v, states, COUNT: tl.constexpr):
     start, at, limit = states
     tl.store(ptr + start + at, together(v[:4]), mask=at < limit)
@@ -131,41 +165,46 @@ def store_states(ptr, v, states, COUNT: tl.constexpr):
 
 
 @triton.jit
-def load_table(ptr, columns, states, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr):
-    """The three rows of a table."""
-    row = columns.to(tl.int64) * ALIGNMENT
-    return (
-        load_states(ptr, states, COUNT),
-        load_states(ptr + row, states, COUNT),
-        load_states(ptr + 2 * row, states, COUNT),
-    )
+def load_all_states(ptrs, rests, states, EACH: tl.constexpr, F: tl.constexpr):
+    """Of each kind its states; where there is no pointer, those of neurons that rest, ``EACH`` of them."""
+    found = ()
+    for i in tl.static_range(len(rests)):
+        if ptrs[i] is None:
+            found = found + (splat(rests[i], EACH, F.block),)
+        else:
+            found = found + (load_states(ptrs[i], states, F.count),)
+    return found
 
 
 @triton.jit
-def store_table(ptr, table, columns, states, ALIGNMENT: tl.constexpr, COUNT: tl.constexpr):
-    row = columns.to(tl.int64) * ALIGNMENT
-    store_states(ptr, table[0], states, COUNT)
-    store_states(ptr + row, table[1], states, COUNT)
-    store_states(ptr + 2 * row, table[2], states, COUNT)
+def store_all_states(ptrs, held, states, F: tl.constexpr):
+    for i in tl.static_range(len(held)):
+        if ptrs[i] is not None:
+            store_states(ptrs[i], held[i], states, F.count)
 
 
 @triton.jit
-def turn_table(table):
-    """A table, if there is one, with its next column at the front."""
-    if len(table) == 0:
-        return table
-    else:
-        return turn(table[0], table[0][0]), turn(table[1], table[1][0]), turn(table[2], table[2][0])
+def rows_apart(ptr, distance, COUNT: tl.constexpr):
+    """So many pointers, each so far behind the one before."""
+    ptrs = ()
+    for i in tl.static_range(COUNT):
+        ptrs = ptrs + (ptr + i * distance,)
+    return ptrs
 
 
 @triton.jit
-def add_to_table(table, more):
-    """The same, with ``more`` added to the column that was at the front."""
-    if len(table) == 0:
-        return table
-    else:
-        a, b, c = table[0], table[1], table[2]
-        return turn(a, a[0] + more[0]), turn(b, b[0] + more[1]), turn(c, c[0] + more[2])
+def checkpoint(ptr, number, neurons, F: tl.constexpr):
+    """Where the states are saved for the so manieth time, from 1."""
+    distance = neurons.to(tl.int64) * F.alignment
+    return rows_apart(ptr + (number - 1).to(tl.int64) * F.states * distance, distance, F.states)
+
+
+@triton.jit
+def zeros(COUNT: tl.constexpr):
+    found = ()
+    for _ in tl.static_range(COUNT):
+        found = found + (0.0,)
+    return found
 
 
 @triton.jit
@@ -176,9 +215,13 @@ def splat(value, COUNT: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def front(rows):
-    """The first word of each row."""
-    return rows[0][0], rows[1][0], rows[2][0], rows[3][0]
+def fronts(rows):
+    """Of each tensor the first word of each row."""
+    found = ()
+    for i in tl.static_range(len(rows)):
+        r = rows[i]
+        found = found + ((r[0][0], r[1][0], r[2][0], r[3][0]),)
+    return found
 
 
 @triton.jit
@@ -188,8 +231,13 @@ def turn(words, last):
 
 
 @triton.jit
-def turn_rows(rows, last):
-    return turn(rows[0], last[0]), turn(rows[1], last[1]), turn(rows[2], last[2]), turn(rows[3], last[3])
+def turn_words(rows, last):
+    """Of each tensor the four rows, turned."""
+    found = ()
+    for i in tl.static_range(len(rows)):
+        r, w = rows[i], last[i]
+        found = found + ((turn(r[0], w[0]), turn(r[1], w[1]), turn(r[2], w[2]), turn(r[3], w[3])),)
+    return found
 
 
 @triton.jit
@@ -227,11 +275,14 @@ def word_of(a, b, like, DTYPE: tl.constexpr):
 
 @triton.jit
 def words_from(neurons, words, DTYPE: tl.constexpr):
-    """What comes back for the `words` of one or two neurons."""
+    """What comes back, from one or two neurons, for the words of each tensor: the last of them as they were."""
     done = ()
-    for i in tl.static_range(SPAN):
-        done = done + (word_of(neurons[0][i], neurons[len(neurons) - 1][i], words[i], DTYPE),)
-    return done
+    for j in tl.static_range(len(neurons[0])):
+        a, b, like, four = neurons[0][j], neurons[len(neurons) - 1][j], words[j], ()
+        for i in tl.static_range(SPAN):
+            four = four + (word_of(a[i], b[i], like[i], DTYPE),)
+        done = done + (four,)
+    return done + words[len(neurons[0]) :]
 
 
 @triton.jit
