@@ -1,4 +1,4 @@
-"""Random calls of lif(), and what it means that an engine agrees with the specification on one."""
+"""Random calls of lif() and scan(), and what it means that an engine agrees with the specification on one."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tgo_kernels as tgo
-from tgo_kernels import reference, table
-from tgo_kernels.neuron import OWN
-from tgo_kernels.noise import as_seed
+from tgo_kernels import table
+from tgo_kernels.neurons import LIF, AdaptiveLIF
 
 SURROGATES = (
     tgo.ATan(2.0),
@@ -52,7 +51,7 @@ def lay(x: Tensor, layout: str) -> Tensor:
 
 @dataclass
 class Case:
-    """One call, with the gradients that come back to it."""
+    """One call, with the gradients that come back to it. Of a neuron with several states they are stacked."""
 
     x: Tensor
     v_init: Tensor | None
@@ -63,6 +62,8 @@ class Case:
     layout: str = ""
     columns: int | None = None  # of a table at least; as it comes if None
     extra: dict[str, Any] = field(default_factory=dict)
+    g_membrane: Tensor | None = None
+    neuron: type[tgo.neurons.Neuron] = LIF
 
     def on(self, device: str) -> "Case":
         """The same call there, layouts included."""
@@ -75,29 +76,40 @@ class Case:
         x, v_init, own = self._leaves(self.x.dtype, torch.float32)
         least = {} if self.columns is None else dict.fromkeys(table.COLUMNS, self.columns)
         with patch.dict(table.COLUMNS, least):
-            out = tgo.lif(x, v_init, impl=impl, **self.constants | own)
+            out = self._call(x, v_init, impl, own)
         return self._backward(out, x, v_init, list(own.values()))
+
+    def _call(self, x: Tensor, v_init: Tensor | None, impl: str, own: dict[str, Tensor]) -> tgo.LIFOutput:
+        if self.neuron is LIF:
+            call = tgo.reference.lif if x.dtype == torch.float64 else tgo.lif
+            return call(x, v_init, impl=impl, **self.constants | own)
+        constants = self.constants | own
+        call = {name: constants.pop(name) for name in ("noise_seed", "noise_step", "valid") if name in constants}
+        state = None if v_init is None else v_init.unbind(0)
+        out = tgo.scan(self.neuron(**constants), x, state, impl=impl, **call)
+        return tgo.LIFOutput(out.spikes, torch.stack(out.state), *out[2:])
 
     def run_double(self) -> tuple[tgo.LIFOutput, Tensor, Tensor | None, list[Tensor]]:
         """The specification in fp64."""
         x, v_init, own = self._leaves(torch.float64, torch.float64)
-        constants = self.constants | own
-        seed, step = constants.pop("noise_seed"), constants.pop("noise_step")
-        out = reference.run(x, v_init, as_seed(seed, x.device), step, tgo.Neuron(**constants))
+        out = self._call(x, None if v_init is None else v_init.double(), "reference", own)
         return self._backward(out, x, v_init, list(own.values()))
 
     def _leaves(self, dtype: torch.dtype, own_dtype: torch.dtype) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         x = self.x.detach().to(dtype)  # keeps dense strides; what is not dense stays as it is
         if dtype == self.x.dtype:
             x = self.x.detach()
-        tensors = {name: self.constants[name] for name in OWN if isinstance(self.constants.get(name), Tensor)}
+        tensors = {
+            name: self.constants[name] for name in self.neuron.OWN if isinstance(self.constants.get(name), Tensor)
+        }
         own = {name: value.detach().to(own_dtype).requires_grad_() for name, value in tensors.items()}
         return x.requires_grad_(), None if self.v_init is None else self.v_init.detach().requires_grad_(), own
 
     def _backward(self, out: tgo.LIFOutput, x: Tensor, v_init: Tensor | None, own: list[Tensor]):
         outputs, grads = [], []
-        for output, grad in ((out.spikes, self.g_spikes), (out.v_final, self.g_v_final)):
-            if grad is not None:
+        pairs = (out.spikes, self.g_spikes), (out.v_final, self.g_v_final), (out.membrane, self.g_membrane)
+        for output, grad in pairs:
+            if grad is not None and output is not None:
                 outputs.append(output)
                 grads.append(grad.to(output.dtype))
         if self.g_penalty is not None and self.constants["guard_margin"] > 0 and x.numel():
@@ -109,11 +121,13 @@ class Case:
         return out, g.pop(0), None if v_init is None else g.pop(0), g
 
 
-def own_constant(draw: st.DrawFn, number: float, shape: tuple[int, ...], generator: torch.Generator) -> Any:
-    """The number, or of that size a scalar tensor, one value along one dimension, or one for each neuron."""
+def own_constant(draw: st.DrawFn, number: float, steps: int, shape: tuple[int, ...], generator: torch.Generator) -> Any:
+    """The number, or a scalar, one value along one dimension, one for each neuron, or such ones for each step."""
     kinds = [lambda size: number, lambda size: (), lambda size: size]
     kinds += [lambda size, d=d: (*[1] * d, size[d], *[1] * (len(size) - d - 1)) for d in range(len(shape))]
     size = draw(st.sampled_from(kinds))(shape)
+    if isinstance(size, tuple) and len(size) == len(shape) and draw(st.integers(0, 3)) == 0:
+        size = (steps, *size)
     return number + 0.2 * torch.rand(size, generator=generator) if isinstance(size, tuple) else number
 
 
@@ -130,28 +144,52 @@ def cases(draw: st.DrawFn) -> Case:
     constants = {"decay": pick(0.5, 0.9, 1.0, 0.0, 1 / 3), "gain": pick(1.0, 0.5, 0.37)}
     millivolts = pick(False, False, False, True)
     constants["v_threshold"] = -50.0 if millivolts else pick(1.0, 0.7, 0.0)
+    v_reset = pick(-65.0, -65.0, None) if millivolts else pick(0.0, None, -0.2, 0.3)
+    constants["noise_std"] = noise_std
+    if v_reset is None and draw(st.booleans()):
+        constants["reset_by"] = 0.8
+    neuron = pick(LIF, LIF, AdaptiveLIF)
+    if neuron is AdaptiveLIF:
+        constants |= {"rho": pick(0.9, 0.3), "beta": pick(0.0, 0.5, -0.3), "increment": pick(1.0, 0.2)}
     scale = 20.0 if millivolts else 1.0
+    states = [len(neuron.STATES)] if len(neuron.STATES) > 1 else []
+    at_noise = isinstance(surrogate, tgo.NoisePDF) and surrogate.std is None
     if draw(st.booleans()):
-        constants = {name: own_constant(draw, value, shape, generator) for name, value in constants.items()}
+        fixed = ("noise_std",) if at_noise or noise_std == 0 else ()
+        constants = {
+            name: value if name in fixed else own_constant(draw, value, steps, shape, generator)
+            for name, value in constants.items()
+        }
+    if draw(st.booleans()):
+        constants |= {"strict": True} if draw(st.booleans()) else {"guard_side": "below"}
+        constants |= {"guard_power": pick(1, 2), "membrane": pick(None, "h", "u", "v")}
+        if len(shape) > 0 and draw(st.booleans()):
+            lengths = torch.randint(0, steps + 2, shape[:1], generator=generator)
+            mask = torch.arange(steps)[:, None] < lengths
+            constants["valid"] = mask if draw(st.booleans()) else lengths
+    v_init = lay(scale * normal(1, *shape), pick(*LAYOUTS[:4]))[0]
+    if states:
+        v_init = torch.stack([v_init, normal(*shape).abs()])
     return Case(
         x=lay(1.2 * scale * normal(steps, *shape), layout).to(dtype),
-        v_init=lay(scale * normal(1, *shape), pick(*LAYOUTS[:4]))[0] if draw(st.booleans()) else None,
+        v_init=v_init if draw(st.booleans()) else None,
         constants={
             **constants,
-            "v_reset": pick(-65.0, -65.0, None) if millivolts else pick(0.0, None, -0.2, 0.3),
+            "v_reset": v_reset,
             "surrogate": surrogate,
             "detach_reset": draw(st.booleans()),
-            "noise_std": noise_std,
             "noise_mode": pick("membrane", "threshold"),
             "noise_seed": draw(st.integers(0, 2**64 - 1)),
             "noise_step": pick(0, 0, 1, 3, 4, 6, 2**33 + 5),
             "guard_margin": pick(0.0, 0.5, 0.2),
         },
         g_spikes=pick(None, lay(normal(steps, *shape), pick(*LAYOUTS)), normal(steps, *shape)),
-        g_v_final=pick(None, normal(*shape)),
+        g_v_final=pick(None, normal(*states, *shape)),
         g_penalty=pick(None, 3.0, -7.0),
         layout=layout,
         columns=pick(None, 1, 64),
+        g_membrane=pick(None, normal(steps, *shape)),
+        neuron=neuron,
     )
 
 
@@ -162,7 +200,7 @@ def assert_agrees(case: Case, impl: str, device: str = "cpu") -> None:
     """
     spec, exact = case.run("reference"), case.run_double()
     there, *gradients = case.on(device).run(impl)
-    out, expected = tgo.LIFOutput(*(t.cpu() for t in there)), spec[0]
+    out, expected = tgo.LIFOutput(*(None if t is None else t.cpu() for t in there)), spec[0]
     *gradients, own = gradients
     assert torch.equal(out.spikes, expected.spikes)
     assert out.spikes.stride() == torch.empty_like(case.x).stride() and out.spikes.dtype == case.x.dtype
@@ -170,6 +208,8 @@ def assert_agrees(case: Case, impl: str, device: str = "cpu") -> None:
     assert out.neighbors.dtype == out.fired.dtype == torch.int64
     assert torch.equal(out.penalty, expected.penalty) and out.penalty.dtype == torch.float32
     assert torch.equal(out.v_final, expected.v_final) and out.v_final.dtype == torch.float32
+    if expected.membrane is not None:
+        assert torch.equal(out.membrane, expected.membrane) and out.membrane.stride() == out.spikes.stride()
     through = float(exact[1].abs().max()) if case.x.numel() else 0.0  # dL/dv_init comes through them, and may cancel
     for found, plain, true in zip(gradients, spec[1:3], exact[1:3], strict=True):
         if found is not None and found.numel():

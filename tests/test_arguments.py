@@ -80,7 +80,7 @@ BAD = {
     "gain=device": (
         lambda: tgo.lif(torch.ones(2, 3), gain=torch.ones((), device="meta")),
         ValueError,
-        "decay, gain, v_threshold that are tensors must be on cpu as x is, got meta",
+        "constants that are tensors must be on cpu as x is, got meta",
     ),
     "gain=list": (
         lambda: tgo.lif(torch.ones(2, 3), gain=[1.0]),
@@ -95,7 +95,7 @@ BAD = {
     "gain=huge": (lambda: tgo.lif(torch.ones(2, 3), gain=1e39), ValueError, "gain must be finite"),
     "decay=10^400": (lambda: tgo.lif(torch.ones(2, 3), decay=10**400), ValueError, "decay must be finite"),
     "leak": (lambda: tgo.lif(torch.ones(2, 3), decay=1e38, v_reset=-1e30), ValueError, r"\(1 - decay\) \* v_reset"),
-    "v_threshold=inf": (lambda: tgo.lif(torch.ones(2, 3), v_threshold=float("inf")), ValueError, "v_threshold"),
+    "v_threshold=nan": (lambda: tgo.lif(torch.ones(2, 3), v_threshold=float("nan")), ValueError, "v_threshold"),
     "v_threshold=-inf": (lambda: tgo.lif(torch.ones(2, 3), v_threshold=-float("inf")), ValueError, "v_threshold"),
     "v_reset=nan": (lambda: tgo.lif(torch.ones(2, 3), v_reset=float("nan")), ValueError, "v_reset"),
     "noise_std<0": (lambda: tgo.lif(torch.ones(2, 3), noise_std=-1.0), ValueError, "noise_std"),

@@ -50,7 +50,7 @@ def test_the_same_bits_on_every_run(engine):
     for _ in range(2):
         own = torch.full((100_003,), 0.5, device="cuda", requires_grad=True)
         out = tgo.lif(x, decay=own, v_threshold=own.mean(), impl=engine, **EVERYTHING)
-        found.append((*out, *torch.autograd.grad(out.spikes.sum(), own)))
+        found.append((*out[:5], *torch.autograd.grad(out.spikes.sum(), own)))
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
 

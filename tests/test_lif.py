@@ -112,7 +112,7 @@ def test_nan_stays_where_no_gradient_passes(impl):
 
 def _flat(run):
     out, *grads = run
-    return [*out, *(g for g in grads if g is not None)]
+    return [*out[:5], *(g for g in grads if g is not None)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -127,7 +127,7 @@ def test_the_same_bits_on_every_run_layout_and_thread_count(dtype):
         case = Case(lay(x, layout), None, {**EVERYTHING, "noise_step": 0}, lay(grad, layout), None, 1.0)
         out, g_x, *_ = case.run("native")
         torch.set_num_threads(before)
-        results.append([*out, g_x])
+        results.append([*out[:5], g_x])
     for result in results[1:]:
         for a, b in zip(results[0], result, strict=True):
             assert torch.equal(a, b)

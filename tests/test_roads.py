@@ -47,7 +47,7 @@ class Everything:
         self.impl = impl
 
     def spikes(self, x, v_init, decay, v_threshold):
-        constants = {"decay": decay, "v_threshold": v_threshold, "guard_margin": 0.5, **self.noise}
+        constants = {"decay": decay, "v_threshold": v_threshold, "guard_margin": 0.5, "membrane": "u", **self.noise}
         return tgo.lif(2 * x, v_init, **constants, impl=self.impl)
 
     def of_x(self, x):
@@ -55,7 +55,7 @@ class Everything:
 
     def loss(self, *given):
         out = self.spikes(*given)
-        return (out.spikes * self.weight).sum() + out.v_final.square().sum() + out.penalty
+        return (out.spikes * self.weight).sum() + out.v_final.square().sum() + out.penalty + out.membrane.square().sum()
 
     def gradients(self, *given):
         return func.grad(self.loss, argnums=(0, 1, 2, 3))(*given)

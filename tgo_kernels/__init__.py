@@ -1,11 +1,11 @@
 """Fused, noisy, guarded LIF neurons for spiking neural networks, in PyTorch (Threshold Guarding Optimization)."""
 
-from tgo_kernels import noise, reference, surrogate
+from tgo_kernels import neurons, noise, reference, surrogate
 from tgo_kernels.allocator import tune_allocator
-from tgo_kernels.functional import lif
+from tgo_kernels.call import LIFOutput, ScanOutput
+from tgo_kernels.functional import lif, scan
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
-from tgo_kernels.layers import LIF
-from tgo_kernels.neuron import LIFOutput, Neuron
+from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.ops import available_impls, explain_impl
 from tgo_kernels.over_time import OverTime
 from tgo_kernels.surrogate import *  # noqa: F403
@@ -14,16 +14,19 @@ __all__ = [
     "LIF",
     "GuardSchedule",
     "LIFOutput",
-    "Neuron",
+    "LeakyIntegrator",
     "OverTime",
+    "ScanOutput",
     "available_impls",
     "explain_impl",
     "flip_probability",
     "guard_penalty",
     "lif",
     "neighbor_rates",
+    "neurons",
     "noise",
     "reference",
+    "scan",
     "surrogate",
     "tune_allocator",
 ]

@@ -6,14 +6,15 @@ autograd key, where all roads come by, and its forward calls the same operator b
 out find it. What has no derivative raises: forward mode, vmap.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.autograd_function import enable_single_level_autograd_function
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 LIBRARY = torch.library.Library("tgo_kernels", "DEF")
 
@@ -40,12 +41,12 @@ def no_vmap(*arguments: Any) -> NoReturn:
     raise RuntimeError("tgo_kernels.lif has no vmap: all dimensions of x but the first are neurons, put it there")
 
 
-def differentiated(name: str, schema: str, plain: Callable, function: type[Function]) -> Callable:
-    """Defines an operator of :mod:`tgo_kernels`: ``plain`` torch, with the gradient of ``function``."""
+def differentiated(name: str, schema: str, plain: Callable, differentiable: Callable) -> Callable:
+    """Defines an operator of :mod:`tgo_kernels`: ``plain`` torch, and ``differentiable`` what applies its Function."""
     LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
     LIBRARY.impl(name, untraced(plain), "CompositeExplicitAutograd")
     operator = getattr(torch.ops.tgo_kernels, name).default
-    gradient(operator, partial(apply, function), no_vmap)
+    gradient(operator, differentiable, no_vmap)
     return operator
 
 
@@ -75,10 +76,15 @@ def apply(function: type[Function], *arguments: Any) -> Any:
         return function.plainly(*arguments)
 
 
+def transformed() -> bool:
+    """Whether more than the result is asked for: a tangent, or a transform of functorch."""
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+
+
 def below(operator: Any, *arguments: Any) -> Any:
     """The operator past its gradient; transforms further out have theirs, for which a Function's forward is no bar."""
     if peek_interpreter_stack() is not None:
-        with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
+        with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
             return operator(*arguments)
     if _is_excluded(_AUTOGRAD):
         return operator(*arguments)
@@ -94,3 +100,38 @@ _is_excluded, _exclude = (
     torch._C._dispatch_tls_is_dispatch_key_excluded,
     torch._C._dispatch_tls_set_dispatch_key_excluded,
 )
+
+
+def _row_by_row(operator: Callable, size: int, in_dims: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """A backward for each of many incoming gradients; results have them first."""
+
+    def row(argument: Any, dim: Any, i: int) -> Any:
+        if isinstance(dim, (list, tuple)):
+            return [row(each, d, i) for each, d in zip(argument, dim, strict=True)]
+        return argument.select(dim, i) if isinstance(dim, int) else argument
+
+    pairs = list(zip(arguments, in_dims, strict=True))
+    *results, g_more = zip(*(operator(*(row(a, dim, i) for a, dim in pairs)) for i in range(size)), strict=True)
+    return *map(torch.stack, results), [torch.stack(each) for each in zip(*g_more, strict=True)]
+
+
+def vmap_by_rows(operator: Callable, info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, ...]:
+    """As ``jacrev`` asks for."""
+    results = _row_by_row(operator, info.batch_size, in_dims, arguments)
+    return results, (0, 0, 0, [0] * len(results[3]))
+
+
+def legacy_vmap_by_rows(operator: Callable, *arguments: Any) -> Any:
+    """As ``is_grads_batched`` asks for, whose own way of going row by row knows no lists."""
+    flat, form = tree_flatten(list(arguments))
+    first = next(a for a in flat if _is_batched(a))
+    level = next(level for level in range(1, 64) if not _is_batched(torch._remove_batch_dim(first, level, 1, 0)))
+    dims = [0 if _is_batched(a) else None for a in flat]
+    plain = [a if dim is None else torch._remove_batch_dim(a, level, 1, 0) for a, dim in zip(flat, dims, strict=True)]
+    size = torch._remove_batch_dim(first, level, 1, 0).shape[0]
+    results = _row_by_row(operator, size, tree_unflatten(dims, form), tree_unflatten(plain, form))
+    return tree_map(lambda result: torch._add_batch_dim(result, 0, level), results)
+
+
+def _is_batched(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and torch._C._functorch.is_legacy_batchedtensor(argument)

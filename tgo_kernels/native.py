@@ -31,7 +31,7 @@ def description() -> str:
 
 
 def _has_cuda() -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key("tgo_kernels::lif_fwd", "CUDA")
+    return torch._C._dispatch_has_kernel_for_dispatch_key("tgo_kernels::scan_fwd", "CUDA")
 
 
 def serves(device: torch.device) -> str | None:

@@ -1,8 +1,9 @@
 """The operators as torch sees them: schemas, fakes, and which engine serves a call.
 
-Each engine has the same pair of operators, ``lif_fwd`` and ``lif_bwd``: those of the compiled engine keep these names,
-those of Triton end in ``_triton``. x may have any layout: a dense one is processed as it lies, anything else is copied
-once. Results take x's layout. ``lif_fwd`` is differentiable, once; what else transforms of torch could ask for raises.
+Each engine has the same pair of operators for all neurons, ``scan_fwd`` and ``scan_bwd``: those of the compiled engine
+keep these names, those of Triton end in ``_triton``. x may have any layout: a dense one is processed as it lies,
+anything else is copied once. Results take x's layout. ``scan_fwd`` is differentiable, once; what else transforms of
+torch could ask for raises.
 """
 
 import functools
@@ -16,26 +17,42 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tgo_kernels import native
-from tgo_kernels.library import LIBRARY, Function, apply, below, gradient, no_vmap, untraced
-from tgo_kernels.neuron import GUARD_MARGIN
+from tgo_kernels.library import (
+    LIBRARY,
+    Function,
+    apply,
+    below,
+    gradient,
+    legacy_vmap_by_rows,
+    no_vmap,
+    transformed,
+    untraced,
+    vmap_by_rows,
+)
+from tgo_kernels.neurons import GUARD_MARGIN, shape_of
 
 CHECKPOINT_EVERY = 8  # steps between two saved states; T <= 8 saves none
 
-# constants: those of Neuron, switches as 0 or 1. One list, since torch takes 0.2 us for each argument.
-# table: decay, gain and v_threshold, [3, D] fp32: those of neuron m in the order of memory stand in column m % D.
-# checkpoints: (T-1) // checkpoint_every rows of N fp32, states that far apart, where the engine likes; none for 0,
-# unless a gradient is to come: then it is CHECKPOINT_EVERY.
+# settings: those of the neuron (tgo_kernels/neurons/base.py): one list, since torch takes 0.2 us for each argument.
+# more: the inputs beside x; where v_init is given, the states beside it; where sequences end, [*] int32, how many steps
+#   each neuron's has. further: the final states beside v_final; the membrane [T, *], where it is an output. A gradient
+#   of these that there is not is an empty tensor.
+# table: [R, D] fp32, the constants that neurons have of their own; those with a time axis have T rows, a step each
+#   (tgo_kernels/table.py).
+# checkpoints: (T-1) // checkpoint_every rows of [states, N] fp32, so far apart, where the engine likes; none for 0,
+#   unless a gradient is to come: then it is CHECKPOINT_EVERY.
 _FORWARD = (
-    "(Tensor x, Tensor? v_init, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
-    "float[] constants)"
-    " -> (Tensor spikes, Tensor v_final, Tensor penalty, Tensor neighbors, Tensor fired, Tensor checkpoints)"
+    "(Tensor x, Tensor? v_init, Tensor[] more, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
+    "float[] settings) -> (Tensor spikes, Tensor v_final, Tensor penalty, Tensor neighbors, Tensor fired, "
+    "Tensor checkpoints, Tensor[] further)"
 )
 _BACKWARD = (
-    "(Tensor x, Tensor? v_init, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
-    "Tensor checkpoints, Tensor? g_spikes, Tensor? g_v_final, Tensor? g_penalty, bool need_g_v_init, "
-    "float[] constants) -> (Tensor g_x, Tensor g_v_init, Tensor g_table)"
+    "(Tensor x, Tensor? v_init, Tensor[] more, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
+    "Tensor checkpoints, Tensor? g_spikes, Tensor? g_v_final, Tensor[] g_further, Tensor? g_penalty, bool need_g_init, "
+    "float[] settings) -> (Tensor g_x, Tensor g_v_init, Tensor g_table, Tensor[] g_more)"
 )
 ENGINES = ("native", "triton", "reference")
 _SUFFIX = {"native": "", "triton": "_triton"}
@@ -44,27 +61,31 @@ _SUFFIX = {"native": "", "triton": "_triton"}
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
 
-def _lif_fwd_fake(
+def _scan_fwd_fake(
     x: Tensor,
     v_init: Tensor | None,
+    more: list[Tensor],
     table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
     checkpoint_every: int,
-    constants: list[float],
-) -> tuple[Tensor, ...]:
+    settings: list[float],
+) -> tuple[Any, ...]:
     steps, spikes = x.shape[0], torch.empty_like(x)
-    rows = (steps - 1) // checkpoint_every if checkpoint_every else 0
-    state = torch.empty_like(spikes[0], dtype=torch.float32)
+    states, _, has_membrane = shape_of(settings)
+    rows = (steps - 1) // checkpoint_every * states if checkpoint_every else 0
+    final = [torch.empty_like(spikes[0], dtype=torch.float32) for _ in range(states)]
     count = x.new_empty((), dtype=torch.int64)
     penalty = x.new_empty((), dtype=torch.float32)
     checkpoints = x.new_empty(rows * x[0].numel(), dtype=torch.float32)
-    return spikes, state, penalty, count, torch.empty_like(count), checkpoints
+    membrane = [torch.empty_like(x)] if has_membrane else []
+    return spikes, final[0], penalty, count, torch.empty_like(count), checkpoints, final[1:] + membrane
 
 
-def _lif_bwd_fake(
+def _scan_bwd_fake(
     x: Tensor,
     v_init: Tensor | None,
+    more: list[Tensor],
     table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
@@ -72,17 +93,20 @@ def _lif_bwd_fake(
     checkpoints: Tensor,
     g_spikes: Tensor | None,
     g_v_final: Tensor | None,
+    g_further: list[Tensor],
     g_penalty: Tensor | None,
-    need_g_v_init: bool,
-    constants: list[float],
-) -> tuple[Tensor, Tensor, Tensor]:
+    need_g_init: bool,
+    settings: list[float],
+) -> tuple[Any, ...]:
     g_x, none = torch.empty_like(x), x.new_empty(0, dtype=torch.float32)
-    state = torch.empty_like(g_x[0], dtype=torch.float32) if need_g_v_init else none
-    return g_x, state, torch.empty_like(none if table is None else table)
+    states, inputs, _ = shape_of(settings)
+    g_init = [torch.empty_like(g_x[0], dtype=torch.float32) for _ in range(states)] if need_g_init else [none]
+    g_more = [torch.empty_like(x) for _ in range(inputs - 1)] + g_init[1:]
+    return g_x, g_init[0], torch.empty_like(none if table is None else table), g_more
 
 
 for _suffix in _SUFFIX.values():
-    for _name, _schema, _fake in (("lif_fwd", _FORWARD, _lif_fwd_fake), ("lif_bwd", _BACKWARD, _lif_bwd_fake)):
+    for _name, _schema, _fake in (("scan_fwd", _FORWARD, _scan_fwd_fake), ("scan_bwd", _BACKWARD, _scan_bwd_fake)):
         LIBRARY.define(_name + _suffix + _schema, tags=_TAGS)
         torch.library.register_fake(f"tgo_kernels::{_name}{_suffix}", _fake, lib=LIBRARY)
 
@@ -90,27 +114,27 @@ for _suffix in _SUFFIX.values():
 LIBRARY.define("cpu_kernels() -> str")  # the instruction set that the compiled engine runs here
 
 
-def _lif_fwd_triton(*args: Any) -> tuple[Tensor, ...]:
-    from tgo_kernels._triton.launch import lif_fwd  # triton is imported by its first call
+def _scan_fwd_triton(*args: Any) -> tuple[Any, ...]:
+    from tgo_kernels._triton.launch import scan_fwd  # triton is imported by its first call
 
-    return lif_fwd(*args)
-
-
-def _lif_bwd_triton(*args: Any) -> tuple[Tensor, ...]:
-    from tgo_kernels._triton.launch import lif_bwd
-
-    return lif_bwd(*args)
+    return scan_fwd(*args)
 
 
-LIBRARY.impl("lif_fwd_triton", untraced(_lif_fwd_triton), "CompositeExplicitAutograd")
-LIBRARY.impl("lif_bwd_triton", untraced(_lif_bwd_triton), "CompositeExplicitAutograd")
+def _scan_bwd_triton(*args: Any) -> tuple[Any, ...]:
+    from tgo_kernels._triton.launch import scan_bwd
+
+    return scan_bwd(*args)
+
+
+LIBRARY.impl("scan_fwd_triton", untraced(_scan_fwd_triton), "CompositeExplicitAutograd")
+LIBRARY.impl("scan_bwd_triton", untraced(_scan_bwd_triton), "CompositeExplicitAutograd")
 
 
 # The forward and backward operator of an engine.
 OPERATORS: dict[str, tuple[Callable, Callable]] = {
     engine: (
-        getattr(torch.ops.tgo_kernels, f"lif_fwd{suffix}").default,
-        getattr(torch.ops.tgo_kernels, f"lif_bwd{suffix}").default,
+        getattr(torch.ops.tgo_kernels, f"scan_fwd{suffix}").default,
+        getattr(torch.ops.tgo_kernels, f"scan_bwd{suffix}").default,
     )
     for engine, suffix in _SUFFIX.items()
 }
@@ -120,67 +144,99 @@ def differentiable(
     engine: str,
     x: Tensor,
     v_init: Tensor | None,
+    more: Sequence[Tensor],
     table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
     checkpoint_every: int,
-    constants: Sequence[float],
-) -> tuple[Tensor, ...]:
-    """``lif_fwd`` with its gradient. Where nothing is traced or transformed, the shortest way to it, too."""
+    settings: Sequence[float],
+) -> tuple[Any, ...]:
+    """``scan_fwd`` with its gradient. Where nothing is traced or transformed, the shortest way to it, too."""
     x = unwrap_if_dead(x)  # left by a transform that has ended
     v_init = None if v_init is None else unwrap_if_dead(v_init)
     table = None if table is None else unwrap_if_dead(table)
     leaves = x.requires_grad or (v_init is not None and v_init.requires_grad)
+    if more:
+        more = [unwrap_if_dead(each) for each in more]
+        leaves = leaves or any(each.requires_grad for each in more)
     trains = torch.is_grad_enabled() and (leaves or (table is not None and table.requires_grad))
     every = checkpoint_every or (CHECKPOINT_EVERY if trains else 0)
+    more = more or ()  # AOTInductor has None for an empty list
+    if not (trains or transformed()):
+        return below(OPERATORS[engine][0], x, v_init, more, table, seed, noise_step, every, settings)
     others: list[Tensor] = []  # what has no gradient: autograd takes a microsecond for each result
-    return *apply(_Forward, x, v_init, table, seed, noise_step, every, constants, engine, others), *others
+    about = noise_step, every, settings, engine
+    spikes, v_final, *further = apply(_Forward, about, others, x, v_init, table, seed, *more)
+    return spikes, v_final, others.pop() if len(others) > 3 else further.pop(0), *others, further
 
 
 class _Forward(Function):
     @staticmethod
-    def forward(ctx, x, v_init, table, seed, noise_step, checkpoint_every, constants, engine, others):
-        results = below(OPERATORS[engine][0], x, v_init, table, seed, noise_step, checkpoint_every, constants)
-        spikes, v_final, penalty, neighbors, fired, checkpoints = results
-        others += neighbors, fired, checkpoints
-        if constants[GUARD_MARGIN] == 0:
-            ctx.mark_non_differentiable(penalty)
-        ctx.about = x.stride(), noise_step, checkpoint_every, constants, engine
+    def forward(ctx, about, others, x, v_init, table, seed, *more):
+        noise_step, checkpoint_every, settings, engine = about
+        results = below(OPERATORS[engine][0], x, v_init, more, table, seed, noise_step, checkpoint_every, settings)
+        spikes, v_final, penalty, neighbors, fired, checkpoints, further = results
+        guarded = settings[GUARD_MARGIN] != 0
+        others += (neighbors, fired, checkpoints) if guarded else (neighbors, fired, checkpoints, penalty)
+        ctx.about = about, x.stride()
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, v_init, table, seed, checkpoints)
-        return spikes, v_final, penalty
+        ctx.save_for_backward(x, v_init, table, seed, checkpoints, *more)
+        return (spikes, v_final, penalty, *further) if guarded else (spikes, v_final, *further)
 
     @staticmethod
-    def backward(ctx, g_spikes, g_v_final, g_penalty):
-        x, v_init, table, seed, checkpoints = ctx.saved_tensors
-        strides, noise_step, checkpoint_every, constants, engine = ctx.about
+    def backward(ctx, g_spikes, g_v_final, *grads):
+        x, v_init, table, seed, checkpoints, *more = ctx.saved_tensors
+        (noise_step, checkpoint_every, settings, engine), strides = ctx.about
+        further = list(grads)
+        g_penalty = further.pop(0) if settings[GUARD_MARGIN] != 0 else None
         if x.stride() != strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
             template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
             x = torch.empty_like(template, device=x.device).copy_(x)
-        _, need_g_v_init, need_g_table, *_ = ctx.needs_input_grad
-        saved = (x, v_init, table, seed, noise_step, checkpoint_every, checkpoints)
-        arguments = (*saved, g_spikes, g_v_final, g_penalty, need_g_v_init, constants)
+        _, _, _, need_g_v_init, need_g_table, _, *need_more = ctx.needs_input_grad
+        need_g_init = need_g_v_init
+        if more:  # the inputs beside x come first, and then states
+            need_g_init = need_g_init or any(need_more[shape_of(settings)[1] - 1 :])
+        if further:
+            further = [x.new_empty(0) if g is None else g for g in further]
+        saved = (x, v_init, more, table, seed, noise_step, checkpoint_every, checkpoints)
+        arguments = (*saved, g_spikes, g_v_final, further, g_penalty, need_g_init, settings)
         operator = OPERATORS[engine][1]
         differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-        g_x, g_v_init, g_table = operator(*arguments) if differentiated else below(operator, *arguments)
+        g_x, g_v_init, g_table, g_more = operator(*arguments) if differentiated else below(operator, *arguments)
         g_v_init, g_table = g_v_init if need_g_v_init else None, g_table if need_g_table else None
-        return g_x, g_v_init, g_table, None, None, None, None, None, None
+        if not more:
+            return None, None, g_x, g_v_init, g_table, None
+        g_more += [None] * (len(more) - len(g_more))
+        needed = (g if need else None for g, need in zip(g_more, need_more, strict=True))
+        return None, None, g_x, g_v_init, g_table, None, *needed
 
 
 class _Backward(Function):
-    """``lif_bwd``, whose own derivative raises where it is computed, instead of being silently zero."""
+    """``scan_bwd``, whose own derivative raises where it is computed, instead of being silently zero."""
 
     @staticmethod
-    def forward(ctx, engine, *arguments):
-        ctx.save_for_backward(*(a if isinstance(a, Tensor) else None for a in arguments))
-        return below(OPERATORS[engine][1], *arguments)
+    def forward(ctx, engine, others, form, *tensors):
+        """``others`` and ``form``: the arguments that are no tensors, each in a tuple, and None for each tensor."""
+        ctx.save_for_backward(*tensors)
+        given = iter(tensors)
+        arguments = tree_unflatten([next(given) if other is None else other[0] for other in others], form)
+        *results, g_more = below(OPERATORS[engine][1], *arguments)
+        return *results, *g_more
 
     @staticmethod
     def backward(ctx, *grads):
         raises = torch.ops.tgo_kernels.second_derivative.default
-        needed = ctx.needs_input_grad[1:]
+        needed = ctx.needs_input_grad[3:]
         # Of a gradient that came in, or else compilers would raise it in the forward.
-        return None, *(raises(a, grads[0]) if need else None for a, need in zip(ctx.saved_tensors, needed, strict=True))
+        pairs = zip(ctx.saved_tensors, needed, strict=True)
+        return None, None, None, *(raises(a, grads[0]) if need else None for a, need in pairs)
+
+
+def _backward(engine: str, *arguments: Any) -> tuple[Any, ...]:
+    flat, form = tree_flatten(arguments)
+    others = [None if isinstance(each, Tensor) else (each,) for each in flat]
+    results = apply(_Backward, engine, others, form, *(each for each in flat if isinstance(each, Tensor)))
+    return *results[:3], list(results[3:])
 
 
 def _second_derivative(x: Tensor, grad: Tensor) -> NoReturn:
@@ -193,18 +249,10 @@ LIBRARY.impl("second_derivative", _second_derivative, "CompositeExplicitAutograd
 torch.library.register_fake("tgo_kernels::second_derivative", lambda x, grad: torch.empty_like(x), lib=LIBRARY)
 
 
-def _row_by_row(operator: Callable, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple:
-    """A backward for each of many incoming gradients, as ``is_grads_batched`` and ``jacrev`` ask for."""
-    rows = [
-        operator(*(a.select(dim, i) if isinstance(dim, int) else a for a, dim in zip(arguments, in_dims, strict=True)))
-        for i in range(info.batch_size)
-    ]
-    return tuple(map(torch.stack, zip(*rows, strict=True))), (0, 0, 0)
-
-
-for _engine, (_forward, _backward) in OPERATORS.items():
-    gradient(_forward, partial(differentiable, _engine), no_vmap)
-    gradient(_backward, partial(apply, _Backward, _engine), partial(_row_by_row, _backward))
+for _engine, (_scan, _reverse) in OPERATORS.items():
+    gradient(_scan, partial(differentiable, _engine), no_vmap)
+    gradient(_reverse, partial(_backward, _engine), partial(vmap_by_rows, _reverse))
+    LIBRARY.impl(_reverse, partial(legacy_vmap_by_rows, _reverse), "Batched")
 
 
 def why_not(engine: str, device: torch.device) -> str | None:

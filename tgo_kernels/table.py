@@ -1,31 +1,34 @@
 """Constants that neurons have of their own, as the table that the compiled engines read.
 
-Three rows, decay, gain and v_threshold; neuron m in the order of memory has column ``m % D``. D is a multiple of the
+A row for each constant that is a tensor, or T rows, if it has a time axis, too; neuron m in the order of memory has
+column ``m % D``. D is a multiple of the
 distance after which the constants repeat, so that an engine that walks its neurons D apart reads a column once, and
 adds up the gradients of a column where it stands. Everything about channels is here, and the engines know none.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from math import prod
 
 import torch
 from torch import Tensor
 
 from tgo_kernels.layout import arrange, outermost_first
-from tgo_kernels.library import Function, below, differentiated
+from tgo_kernels.library import Function, apply, below, differentiated
 
 COLUMNS = {"cpu": 2**16, "cuda": 2**18}  # enough to keep all cores busy, and little beside a large layer
 
 
 def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The table [3, D] fp32 of ``x`` [T, *], and ``x``, made dense if it was not.
+    """The table [R, D] fp32 of ``x`` [T, *], and ``x``, made dense if it was not.
 
-    ``own`` broadcast to [*]; the table is differentiable with respect to them.
+    ``own`` broadcast to [*], or with a time axis to [T, *]; the table is differentiable with respect to them.
     """
     x, _ = arrange(x)
     dims = [d - 1 for d in outermost_first(x) if d > 0]
-    values = [value[(None,) * (x.dim() - 1 - value.dim())].permute(dims) for value in own]
-    first = min([d for value in values for d in range(value.dim()) if value.shape[d] != 1], default=len(dims))
+    # [T or 1, *] in the order of memory.
+    values = [value[(None,) * (x.dim() - value.dim())].permute(0, *(d + 1 for d in dims)) for value in own]
+    first = min([d for value in values for d in range(len(dims)) if value.shape[d + 1] != 1], default=len(dims))
     sizes = [x.shape[d + 1] for d in dims]
     if torch._C._get_tracing_state() is not None:  # of torch.jit.trace, where sizes are tensors
         sizes = [int(size) for size in sizes]
@@ -36,39 +39,50 @@ def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     rows = -(-columns // (period * aligned)) * aligned if period else 1
     if not torch.compiler.is_compiling():  # which would have to know for which batch
         rows = min(rows, repeats)
-    return spread((rows, *sizes[first:]), *(value.reshape(value.shape[first:]) for value in values)), x
+    return spread((rows, *sizes[first:]), [value.flatten(0, first) for value in values]), x
 
 
 class _Spread(Function):
-    """Values that broadcast to ``shape``, as rows of so many columns. A gradient is a sum whose order does not show."""
+    """Values that broadcast to ``shape``, of one step or of all, as rows of so many columns.
+
+    A gradient is a sum whose order does not show.
+    """
 
     @staticmethod
     def forward(ctx, shape, *values):
         ctx.shape, ctx.shapes = shape, [value.shape for value in values]
-        return below(spread, shape, *values)
+        return below(spread, shape, values)
 
     @staticmethod
     def backward(ctx, grad):
-        grads = grad.reshape(3, *ctx.shape)
-        needed = ctx.needs_input_grad[1:]
-        return None, *(exact_sum(g, s) if need else None for g, s, need in zip(grads, ctx.shapes, needed, strict=True))
+        grads, found = grad.reshape(sum(shape[0] for shape in ctx.shapes), *ctx.shape), []
+        for rest, alike in groupby(ctx.shapes, lambda shape: shape[1:]):  # at once: a small one is all calls
+            steps = [shape[0] for shape in alike]
+            rows = sum(steps)
+            found += exact_sum(grads[:rows], (rows, 1, *rest)).reshape(rows, *rest).split(steps)
+            grads = grads[rows:]
+        return None, *(g if need else None for g, need in zip(found, ctx.needs_input_grad[1:], strict=True))
 
 
 spread = differentiated(
     "spread",
-    "(SymInt[] shape, Tensor decay, Tensor gain, Tensor v_threshold) -> Tensor",
-    lambda shape, *values: torch.stack([value.expand(shape) for value in values]).flatten(1),
-    _Spread,
+    "(SymInt[] shape, Tensor[] values) -> Tensor",
+    lambda shape, values: torch.stack([step.expand(shape) for value in values for step in value]).flatten(1),
+    lambda shape, values: apply(_Spread, shape, *values),
 )
 
 
 def exact_sum(x: Tensor, shape: Sequence[int]) -> Tensor:
     """``x.sum_to_size(shape)``, in integers, so that it is the same in every order: for fewer than 2^27 terms, which
-    are rounded to 2^-37 of the largest."""
+    are rounded to 2^-37 of the largest, or less."""
     wanted = (1,) * (x.dim() - len(shape)) + tuple(shape)
     dims = [d for d, (given, size) in enumerate(zip(x.shape, wanted, strict=True)) if size == 1 and given != 1]
     if not dims or x.numel() == 0:
         return x.sum_to_size(shape)
-    unit = x.abs().amax(dims, keepdim=True).double().clamp_min(2.0**-149) * 2.0**-36
-    total = (x.double() / unit).round().long().sum(dims, keepdim=True) * unit
+    kept = [d for d in range(x.dim()) if d not in dims]
+    terms = x.permute(*kept, *dims).reshape(*(x.shape[d] for d in kept), -1)
+    largest = terms.abs().amax(-1, keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp_min(-113) - 36
+    unit = torch.ldexp(torch.ones_like(largest), exponent) + (largest - largest)  # NaN where there is no largest
+    total = (terms / unit).round_().long().sum(-1, keepdim=True) * unit.double()
     return total.reshape(shape).to(x.dtype)
