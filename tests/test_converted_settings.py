@@ -71,11 +71,10 @@ def test_what_is_written_on_a_spikingjelly_node_acts(kind, step_mode, compiles):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (with_attribute("store_v_seq", True), "store_v_seq=True"),
         (with_other(surrogate.PiecewiseLeakyReLU()), "surrogate PiecewiseLeakyReLU"),
         (lambda node: node.surrogate_function.set_spiking_mode(False), "no engine knows it"),
         (with_attribute("tau", 0.5), "tau must be finite and >= 1"),
-        (with_attribute("v_threshold", float("nan")), "v_threshold must be finite"),
+        (with_attribute("v_threshold", float("nan")), "v_threshold must be"),
     ],
 )
 def test_what_cannot_be_done_on_a_spikingjelly_node_raises(write, message):
@@ -167,8 +166,7 @@ def test_what_is_written_on_a_snntorch_node_acts(compiles):
     ("write", "message"),
     [
         (with_attribute("spike_grad", snn_surrogate.triangular()), "surrogate triangular"),
-        (with_attribute("reset_mechanism", "none"), 'reset_mechanism="none"'),
-        (with_attribute("reset_delay", True), "reset_delay=True"),
+        (with_attribute("state_quant", torch.round), "state_quant"),
         (lambda node: node.graded_spikes_factor.fill_(2.0), "graded_spikes_factor"),
         (with_attribute("inhibition", True), "inhibition"),
     ],
@@ -234,7 +232,7 @@ def test_a_second_conversion_takes_the_options():
     report = from_snntorch.convert(node, sequence=True, guard_margin=0.5)
     assert "sequence=True" in report.converted[""] and "guard_margin=0.5" in report.converted[""]
     spikes, mem = node(x_of())
-    assert spikes.shape == x_of().shape and mem.shape == x_of()[0].shape and tgo.guard_penalty(node) > 0
+    assert spikes.shape == x_of().shape and mem.shape == x_of().shape and tgo.guard_penalty(node) > 0
 
 
 @pytest.mark.parametrize("name, value", [("graded_spikes_factor", 2.0), ("reset_mechanism_val", 0)])

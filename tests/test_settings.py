@@ -82,13 +82,13 @@ def test_other_attributes_are_fixed_or_checked():
     layer = tgo.LIF()
     with pytest.raises(AttributeError, match="learn_decay of a finished layer is fixed"):
         layer.learn_decay = True
-    with pytest.raises(TypeError, match=r"neuron must be a tgo_kernels\.Neuron"):
+    with pytest.raises(TypeError, match=r"neuron must be a tgo_kernels\.neurons\.LIF"):
         layer.neuron = 3
-    layer.neuron = tgo.Neuron(decay=0.9, v_threshold=0.3)
+    layer.neuron = tgo.neurons.LIF(decay=0.9, v_threshold=0.3)
     assert all(map(torch.equal, results(layer, x_of()), results(tgo.LIF.from_decay(0.9, 1.0, 0.3), x_of())))
     learns = tgo.LIF(learn_threshold=True)
     with pytest.raises(ValueError, match=r"layer\.set\(v_threshold"):
-        learns.neuron = tgo.Neuron(v_threshold=0.3)
+        learns.neuron = tgo.neurons.LIF(v_threshold=0.3)
 
 
 @pytest.mark.parametrize("channels", [None, 6])

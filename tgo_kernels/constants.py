@@ -1,4 +1,4 @@
-"""The constants of a layer: to be read from it, and how those of the field become those of a :class:`Neuron`."""
+"""The constants of a layer: to be read from it, and how those of the field become those of a neuron."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels import ops
-from tgo_kernels.neuron import OWN, Neuron, check_bool, check_number
+from tgo_kernels.neurons import LIF, MINIMUM, check_bool, check_number
 from tgo_kernels.surrogate import FLOAT32
 
-OPTIONS = ("noise_std", "noise_mode", "guard_margin", "noise_in_eval", "impl")
-SETTABLE = ("tau", "decay_input", *OWN, "v_reset", "surrogate", "detach_reset", *OPTIONS)
+OWN = ("decay", "gain", "v_threshold")  # what every framework's LIF has
+OPTIONS = ("noise_std", "noise_mode", "guard_margin", "guard_side", "guard_power", "noise_in_eval", "impl")
+FIRING = ("v_reset", "reset_by", "surrogate", "detach_reset", "strict")
+SETTABLE = ("tau", "decay_input", *OWN, *FIRING, *OPTIONS)
 
 
 def readable(name: str, read: Callable[[Any], Any] | None = None) -> Any:
@@ -43,7 +45,8 @@ def readable_own(name: str) -> Any:
         held = held_as(layer, name)
         if held is not None:
             return held
-        if name in layer._buffers or (name == "v_threshold" and layer.learn_threshold):
+        learns = {"v_threshold": layer.learn_threshold, "noise_std": layer.learn_noise}
+        if name in layer._buffers or learns.get(name):
             raise AttributeError(f"{name} is a tensor of the layer's own, but not there")  # so torch's parametrizations
         return layer.learned(0).get(name, getattr(layer.neuron, name))
 
@@ -65,7 +68,7 @@ def read_tau(layer: Any) -> float | Tensor:
 
 
 def check_settings(given: Mapping[str, Any]) -> None:
-    """Those that :class:`Neuron` does not check."""
+    """Those that a neuron does not check."""
     unknown = [name for name in given if name not in SETTABLE]
     if unknown:
         raise TypeError(f"a layer has no constant {', '.join(unknown)} to set; it has {', '.join(SETTABLE)}")
@@ -74,16 +77,17 @@ def check_settings(given: Mapping[str, Any]) -> None:
             check_bool(name, given[name])
     for name in OWN:
         if name in given:
-            check_number(name, given[name], minimum=-FLOAT32.max if name == "v_threshold" else 0.0)
+            most = math.inf if name == "v_threshold" else FLOAT32.max
+            check_number(name, given[name], MINIMUM.get(name, 0.0), maximum=most)
     if "impl" in given:
         ops.check_impl(given["impl"])
     if "tau" in given:
         check_number("tau", given["tau"], minimum=1.0)
 
 
-def canonical(given: Mapping[str, Any], neuron: Neuron, decay_input: bool) -> dict[str, Any]:
+def canonical(given: Mapping[str, Any], neuron: LIF, decay_input: bool) -> dict[str, Any]:
     """What of the constants of ``neuron`` follows from these of a layer with this ``decay_input`` so far."""
-    new = {name: value for name, value in given.items() if name in Neuron.__dataclass_fields__}
+    new = {name: value for name, value in given.items() if name in LIF.__dataclass_fields__}
     scales = given.get("decay_input", decay_input)
     if "tau" in given:
         if "decay" in given:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels.layers import LIF
-from tgo_kernels.neuron import check_number
+from tgo_kernels.neurons import check_number
 from tgo_kernels.penalties import MOST, in_compiled_transform, keep, mean, unwrapped
 
 

@@ -1,18 +1,19 @@
-"""The neuron layer: one nn.Module for the plain, the noisy and the guarded LIF."""
+"""The neuron layers: their constants. What they do with them is in :mod:`tgo_kernels.layer`."""
 
-from collections.abc import Mapping
+import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tgo_kernels import noise
+from tgo_kernels import neurons
 from tgo_kernels.constants import (
+    FIRING,
+    OPTIONS,
+    OWN,
     canonical,
     check_settings,
-    checked,
     fill,
     held,
     held_as,
@@ -23,23 +24,16 @@ from tgo_kernels.constants import (
     readable_own,
     shown,
 )
-from tgo_kernels.functional import run
-from tgo_kernels.neuron import OWN, LIFOutput, Neuron, NoiseMode, check_bool, check_number, check_tensors
-from tgo_kernels.ops import check_impl
-from tgo_kernels.penalties import (
-    Call,
-    in_compiled_transform,
-    keep,
-    out_of_inference,
-    record,
-    share,
-    unwrapped,
-    without_graph,
-)
+from tgo_kernels.layer import Layer
+from tgo_kernels.neurons import MINIMUM, check_bool, check_number
+from tgo_kernels.neurons.base import GuardSide, Membrane, NoiseMode
 from tgo_kernels.surrogate import ATan, NoisePDF, Surrogate
 
+DEFAULT = neurons.LIF()
+SELDOM = ("strict", "reset_by", "guard_side", "guard_power", "membrane")  # named where they are not these
 
-class LIF(nn.Module):
+
+class LIF(Layer):
     """Leaky integrate-and-fire neurons over all time steps: [T, *] input current to [T, *] spikes.
 
     The neuron is that of :func:`tgo_kernels.lif`, with SpikingJelly's conventions for its constants::
@@ -48,7 +42,8 @@ class LIF(nn.Module):
 
     With ``learn_decay`` that is the parametric LIF (Fang et al., ICCV 2021, arXiv 2007.05785): 1/tau = sigmoid(w),
     where the parameter ``w`` learns, and the gain with it if ``decay_input``. With ``learn_threshold`` the parameter
-    ``v_threshold`` does; nothing keeps it positive. All constants can be read from the layer, and changed by
+    ``v_threshold`` does; nothing keeps it positive. With ``learn_noise`` ``noise_std`` does, by the gradients of
+    what it moves. All constants can be read from the layer, and changed by
     :meth:`set`.
 
     The noise is on while training; in ``eval()`` it is off, unless ``noise_in_eval``. After a forward the layer holds
@@ -59,10 +54,11 @@ class LIF(nn.Module):
     Args:
         tau: membrane time constant in steps, >= 1.
         decay_input: whether the input is scaled by 1/tau.
-        v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin, impl:
-            as in :func:`tgo_kernels.lif`, of which the first is a number here.
+        v_threshold, v_reset, surrogate, detach_reset, noise_std, noise_mode, guard_margin, guard_side, guard_power,
+            impl, strict, reset_by, membrane: as in :func:`tgo_kernels.lif`, but numbers where those may be tensors.
         noise_in_eval: keep the noise on in ``eval()``.
-        learn_decay, learn_threshold: whether ``w`` and ``v_threshold`` are parameters; tau must then be > 1.
+        learn_decay, learn_threshold, learn_noise: whether ``w``, ``v_threshold`` and ``noise_std`` are parameters; tau
+            must then be > 1, and noise_std > 0; nothing keeps it so.
         channels: a parameter has one value for each channel of x [T, B, C, *]; one for all if None.
         stateful: carry the state from one call to the next, with its gradient (see :meth:`detach`), until
             :meth:`reset`; the noise goes on where the last call ended, so that chunks equal the whole sequence (under
@@ -73,13 +69,12 @@ class LIF(nn.Module):
     """
 
     tau, decay_input = readable("tau", read_tau), readable("decay_input", lambda layer: layer._decay_input)
-    decay, gain, v_threshold = map(readable_own, OWN)
-    v_reset, surrogate, detach_reset = map(readable, ("v_reset", "surrogate", "detach_reset"))
-    noise_std, noise_mode, guard_margin = map(readable, ("noise_std", "noise_mode", "guard_margin"))
-    noise_in_eval, stateful = (checked(name, partial(check_bool, name)) for name in ("noise_in_eval", "stateful"))
-    impl = checked("impl", check_impl)
+    decay, gain, v_threshold, noise_std = map(readable_own, (*OWN, "noise_std"))
+    v_reset, reset_by, surrogate, detach_reset, strict = map(readable, FIRING)
+    noise_mode, guard_margin, guard_side, guard_power = map(readable, OPTIONS[1:5])
     learn_decay = readable("learn_decay", lambda layer: layer._learn_decay)
     learn_threshold = readable("learn_threshold", lambda layer: layer._learn_threshold)
+    learn_noise = readable("learn_noise", lambda layer: layer._learn_noise)
 
     def __init__(
         self,
@@ -94,43 +89,54 @@ class LIF(nn.Module):
         noise_mode: NoiseMode = "membrane",
         noise_in_eval: bool = False,
         guard_margin: float = 0.0,
+        guard_side: GuardSide = "both",
+        guard_power: int = 1,
         learn_decay: bool = False,
         learn_threshold: bool = False,
+        learn_noise: bool = False,
         channels: int | None = None,
         stateful: bool = False,
         impl: str = "auto",
+        strict: bool = False,
+        reset_by: float | None = None,
+        membrane: Membrane | None = None,
     ) -> None:
         super().__init__()
         given = {"tau": tau, "decay_input": decay_input, "v_threshold": v_threshold}
         check_settings(given)
         check_bool("learn_decay", learn_decay)
         check_bool("learn_threshold", learn_threshold)
-        if channels is not None and (type(channels) is not int or channels < 1 or not (learn_decay or learn_threshold)):
+        check_bool("learn_noise", learn_noise)
+        learns = learn_decay or learn_threshold or learn_noise
+        if channels is not None and (type(channels) is not int or channels < 1 or not learns):
             raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
-        neuron = Neuron(
-            **canonical(given, Neuron(), decay_input),
+        neuron = neurons.LIF(
+            **canonical(given, neurons.LIF(), decay_input),
             v_reset=v_reset,
+            reset_by=reset_by,
+            strict=strict,
             surrogate=surrogate,
             detach_reset=detach_reset,
             noise_std=noise_std,
             noise_mode=noise_mode,
             guard_margin=guard_margin,
+            guard_side=guard_side,
+            guard_power=guard_power,
+            membrane=membrane,
         )
-        self._learn_decay, self._learn_threshold = learn_decay, learn_threshold
+        if learn_noise and neuron.noise_std == 0:
+            raise ValueError("learn_noise needs a noise_std > 0 to begin with, got noise_std=0")
+        self._learn_decay, self._learn_threshold, self._learn_noise = learn_decay, learn_threshold, learn_noise
         shape = () if channels is None else (channels,)
         if learn_decay:
             self.w = nn.Parameter(torch.full(shape, rate_logit(1.0 - 1.0 / tau)))
         if learn_threshold:
             self.v_threshold = nn.Parameter(torch.full(shape, float(v_threshold)))
+        if learn_noise:
+            self.noise_std = nn.Parameter(torch.full(shape, float(noise_std)))
         self._neuron, self._decay_input = neuron, decay_input
         self._pdf_of_noise = surrogate == NoisePDF()
-        self.noise_in_eval = noise_in_eval
-        self.stateful = stateful
-        self.impl = impl
-        self._counts: tuple[Tensor, Tensor, int | Tensor] | None = None  # neighbors, fired, of how many
-        self._calls: tuple[Call, ...] = ()  # whose penalties wait for guard_penalty, or are those that it took
-        self._taken, self._lost = True, 0  # the rank of those that are not kept
-        self.reset()
+        self.begin(noise_in_eval, stateful, impl)
 
     @classmethod
     def from_decay(cls, decay: float = 0.5, gain: float = 1.0, *others: Any, **options: Any) -> "LIF":
@@ -148,14 +154,14 @@ class LIF(nn.Module):
         return layer
 
     @property
-    def neuron(self) -> Neuron:
+    def neuron(self) -> neurons.LIF:
         """The constants of a call, but for those that learn. Another neuron may be assigned."""
         return self._neuron
 
     @neuron.setter
-    def neuron(self, neuron: Neuron) -> None:
-        if not isinstance(neuron, Neuron):
-            raise TypeError(f"neuron must be a tgo_kernels.Neuron, got {type(neuron).__name__}")
+    def neuron(self, neuron: neurons.LIF) -> None:
+        if not isinstance(neuron, neurons.LIF):
+            raise TypeError(f"neuron must be a tgo_kernels.neurons.LIF, got {type(neuron).__name__}")
         for name in self.learned(0):
             if getattr(neuron, name) != getattr(self._neuron, name):
                 raise ValueError(f"{name} of this layer is a tensor of its own; layer.set({name}=...) writes to it")
@@ -178,6 +184,7 @@ class LIF(nn.Module):
         replace(self._neuron, **new)  # checks what it takes
         scales = constants.get("decay_input", self.decay_input)
         learns = {"decay": self.learn_decay, "gain": self.learn_decay and scales, "v_threshold": self.learn_threshold}
+        learns["noise_std"] = self.learn_noise
         tensors = {name: new[name] for name in new if learns.get(name) or held_as(self, name) is not None}
         new = {name: value for name, value in new.items() if name not in tensors}
         if learns["gain"]:
@@ -193,31 +200,8 @@ class LIF(nn.Module):
         self.noise_in_eval = constants.get("noise_in_eval", self.noise_in_eval)
         self.impl = constants.get("impl", self.impl)
 
-    def reset(self) -> None:
-        """Forget the state: the next call starts a new sequence, at rest and with noise of its own.
-
-        A penalty that :func:`guard_penalty` has not taken yet waits for it.
-        """
-        self.v: Tensor | None = None
-        self._penalty: Tensor | None = None
-        self._noise_seed: Tensor | None = None
-        self._noise_step = 0
-        if self._taken:
-            self._calls = ()
-
-    def detach(self) -> None:
-        """Cut the gradient through the carried state (truncated backpropagation through time)."""
-        if isinstance(self.v, Tensor):
-            self.v = self.v.detach()
-
-    def train(self, mode: bool = True) -> "LIF":
-        """As of every module. A state of ``torch.inference_mode()`` becomes one that compiled code can train from."""
-        if isinstance(self.v, Tensor):
-            self.v = out_of_inference(self.v)
-        return super().train(mode)
-
     def learned(self, dims: int) -> dict[str, Tensor]:
-        """The constants that learn, by their names in :class:`Neuron`, for x of so many dimensions."""
+        """The constants that learn, by their names in the neuron, for x of so many dimensions."""
         found = {}
         if self._learn_decay:
             rate = held(self.w).sigmoid()
@@ -226,95 +210,21 @@ class LIF(nn.Module):
                 found["gain"] = rate
         if self._learn_threshold:
             found["v_threshold"] = held(self.v_threshold)
+        if self._learn_noise:
+            found["noise_std"] = held(self.noise_std)
         return {name: per_channel(value, dims) for name, value in found.items()} if found else found
-
-    def forward(self, x: Tensor) -> Tensor:
-        constants = self.neuron
-        neuron = constants if self.training or self.noise_in_eval else constants.without_noise()
-        if not isinstance(x, Tensor):
-            check_tensors(x, None, constants)  # says so before what learns is touched
-        learned: dict[str, Any] = self.learned(x.dim())
-        if learned:
-            neuron = replace(neuron, **learned)
-        guarded = neuron.guard_margin > 0
-        if self.stateful:
-            before, out = self._continue(x, neuron)
-            keep(self, "v", out.v_final)
-            record(self, x.numel(), out, before, guarded)
-            return out.spikes
-        out = run(x, None, neuron, None, 0, self.impl)
-        if guarded:
-            record(self, x.numel(), out, None, True)
-        if not in_compiled_transform():
-            keep(self, "v", out.v_final.detach())
-            if not guarded:
-                keep(self, "_penalty", out.penalty)
-                keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
-        return out.spikes
-
-    def _continue(self, x: Tensor, neuron: Neuron) -> tuple[Tensor | None, LIFOutput]:
-        """The next chunk of a sequence: from the last state, which it returns too, and with the noise that follows."""
-        if in_compiled_transform():
-            torch._dynamo.graph_break("a stateful layer keeps its state, which no tensor of a transform can be")
-        self._check_state(x, neuron)
-        before = self.v
-        if torch.compiler.is_compiling():  # a step that is compiled in would never fit again
-            return before, run(x, before, neuron, None, 0, self.impl)
-        before = out_of_inference(before)
-        if neuron.noise_std == 0:
-            return before, run(x, before, neuron, None, 0, self.impl)
-        seed = unwrapped(self._noise_seed)
-        self._noise_seed = noise.draw_seed(x.device) if seed is None else out_of_inference(seed)
-        step = self._noise_step
-        self._noise_step += int(x.shape[0])  # torch.jit.trace makes a tensor of it
-        return before, run(x, before, neuron, self._noise_seed, step, self.impl)
-
-    @property
-    def v(self) -> Any:
-        """The state after the last step; None before the first. Another may be assigned."""
-        return unwrapped(self._v)
-
-    @v.setter
-    def v(self, value: Any) -> None:
-        keep(self, "_v", value)
-
-    @property
-    def penalty(self) -> Tensor | None:
-        """Mean penalty of a neuron and step, a scalar: of the same calls as the rates; None before the first."""
-        return unwrapped(self._penalty)
-
-    @property
-    def firing_rate(self) -> Tensor | None:
-        """Spikes per neuron and step, a scalar: in the last call, or where it went on from a state in all since the
-        last start; None before the first."""
-        return None if self._counts is None else share(unwrapped(self._counts[1]), self._counts[2])
-
-    @property
-    def neighbor_rate(self) -> Tensor | None:
-        """Share of membranes within ``guard_margin`` of the threshold, in the calls that ``firing_rate`` is of."""
-        return None if self._counts is None else share(unwrapped(self._counts[0]), self._counts[2])
-
-    def _check_state(self, x: Tensor, neuron: Neuron) -> None:
-        check_tensors(x, None, neuron, self.impl)
-        v = self.v
-        if v is not None and (v.shape != x.shape[1:] or v.device != x.device):
-            raise ValueError(
-                f"the state of this stateful LIF has shape {tuple(v.shape)} on {v.device}, but x is "
-                f"{tuple(x.shape)} on {x.device}; call reset() before a new sequence"
-            )
-
-    def __prepare_scriptable__(self) -> None:
-        raise RuntimeError(
-            "torch.jit.script cannot compile a layer; torch.jit.trace, torch.export and torch.compile can"
-        )
 
     def extra_repr(self) -> str:
         n = self.neuron
         now = {name: getattr(n, name) for name in OWN} | self.learned(0)
+        now.pop("noise_std", None)
         parts = [f"{name}={shown(value)}" for name, value in now.items()] + [f"v_reset={n.v_reset}"]
         parts += [f"surrogate={n.surrogate}, detach_reset={n.detach_reset}"]
-        if n.noise_std > 0:
-            parts += [f"noise_std={n.noise_std:g}, noise_mode={n.noise_mode!r}, noise_in_eval={self.noise_in_eval}"]
+        parts += [f"{name}={getattr(n, name)!r}" for name in SELDOM if getattr(n, name) != getattr(DEFAULT, name)]
+        if n.noisy:
+            parts += [
+                f"noise_std={shown(self.noise_std)}, noise_mode={n.noise_mode!r}, noise_in_eval={self.noise_in_eval}"
+            ]
         if n.guard_margin > 0:
             parts += [f"guard_margin={n.guard_margin:g}"]
         return ", ".join([*parts, f"stateful={self.stateful}, impl={self.impl!r}"])
@@ -325,14 +235,48 @@ class LIF(nn.Module):
             self._buffers.setdefault(name, None)  # so that it does not count as taken
         super().register_buffer(name, tensor, persistent)
 
-    def __getstate__(self) -> Mapping[str, Any]:
-        """For copies and pickles: the layer and its state, without the graph of the last forward."""
-        state = dict(self.__dict__)
-        for name in ("_v", "_penalty", "_noise_seed"):
-            state[name] = without_graph(state[name])
-        if self._counts is not None:
-            state["_counts"] = tuple(map(without_graph, self._counts))
-        state["_calls"] = tuple(
-            Call(without_graph(call.penalty), without_graph(call.of), 0, None) for call in self._calls
-        )
-        return state
+
+class LeakyIntegrator(LIF):
+    """Leaky integrators over all time steps, as read-outs are: [T, *] input current to the membranes, [T, *].
+
+    The neuron is that of :class:`LIF` which never fires, ``v_threshold=inf``::
+
+        v[t] = decay v[t-1] + gain x[t] + (1 - decay) v_rest
+
+    Args:
+        tau, decay_input, learn_decay, channels, stateful, impl: as in :class:`LIF`; ``decay=1`` of
+            :meth:`LIF.from_decay` does not leak.
+        v_rest: where it starts and leaks to.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        decay_input: bool = True,
+        v_rest: float = 0.0,
+        *,
+        learn_decay: bool = False,
+        channels: int | None = None,
+        stateful: bool = False,
+        impl: str = "auto",
+    ) -> None:
+        check_number("v_rest", v_rest, MINIMUM["v_reset"])
+        what = {"learn_decay": learn_decay, "channels": channels, "stateful": stateful, "impl": impl}
+        super().__init__(tau, decay_input, math.inf, v_rest, membrane="v", **what)  # type: ignore[arg-type]
+
+    def set(self, **constants: Any) -> None:
+        """:meth:`LIF.set` of what an integrator has: tau, decay_input, decay, gain, v_reset (its rest), impl."""
+        others = [name for name in constants if name not in ("tau", "decay_input", "decay", "gain", "v_reset", "impl")]
+        if others or constants.get("v_reset", 0.0) is None:
+            raise ValueError(
+                f"{', '.join(others) or 'v_reset=None'} is of neurons that fire; a LeakyIntegrator does not"
+            )
+        super().set(**constants)
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane = self._run(x).membrane
+        assert membrane is not None
+        return membrane

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from tgo_kernels.neuron import not_dense
+from tgo_kernels.call import not_dense
 
 
 class OverTime(nn.Sequential):

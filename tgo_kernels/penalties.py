@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 
-from tgo_kernels.neuron import LIFOutput
+from tgo_kernels.call import LIFOutput
 
 keep = object.__setattr__  # Module's takes 2 us
 MOST = 64  # calls that wait: no training step has more, and their graphs take memory

@@ -1,0 +1,184 @@
+"""What every neuron layer does in a call, and keeps of it: the state, the penalty, the rates."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tgo_kernels import neurons, noise
+from tgo_kernels.call import LIFOutput, check_tensors
+from tgo_kernels.constants import checked
+from tgo_kernels.functional import run
+from tgo_kernels.neurons import check_bool
+from tgo_kernels.ops import check_impl
+from tgo_kernels.penalties import (
+    Call,
+    in_compiled_transform,
+    keep,
+    out_of_inference,
+    record,
+    share,
+    unwrapped,
+    without_graph,
+)
+
+
+class Layer(nn.Module):
+    """Runs its ``neuron``, with what of it is ``learned``. A subclass has these, and calls :meth:`begin` last."""
+
+    noise_in_eval, stateful = (checked(name, partial(check_bool, name)) for name in ("noise_in_eval", "stateful"))
+    impl = checked("impl", check_impl)
+    neuron: Any
+    _learn_noise: bool
+
+    def begin(self, noise_in_eval: bool, stateful: bool, impl: str) -> None:
+        self.noise_in_eval = noise_in_eval
+        self.stateful = stateful
+        self.impl = impl
+        self._counts: tuple[Tensor, Tensor, int | Tensor] | None = None  # neighbors, fired, of how many
+        self._calls: tuple[Call, ...] = ()  # whose penalties wait for guard_penalty, or are those that it took
+        self._taken, self._lost = True, 0  # the rank of those that are not kept
+        self.reset()
+
+    def learned(self, dims: int) -> dict[str, Tensor]:
+        """The constants that learn, by their names in the neuron, for x of so many dimensions."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget the state: the next call starts a new sequence, at rest and with noise of its own.
+
+        A penalty that :func:`guard_penalty` has not taken yet waits for it.
+        """
+        self.v: Tensor | None = None
+        self._penalty: Tensor | None = None
+        self._membrane: Tensor | None = None
+        self._noise_seed: Tensor | None = None
+        self._noise_step = 0
+        if self._taken:
+            self._calls = ()
+
+    def detach(self) -> None:
+        """Cut the gradient through the carried state (truncated backpropagation through time)."""
+        if isinstance(self.v, Tensor):
+            self.v = self.v.detach()
+
+    def train(self, mode: bool = True) -> "Layer":
+        """As of every module. A state of ``torch.inference_mode()`` becomes one that compiled code can train from."""
+        if isinstance(self.v, Tensor):
+            self.v = out_of_inference(self.v)
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(x).spikes
+
+    def _run(self, x: Tensor) -> LIFOutput:
+        constants = self.neuron
+        neuron = constants if self.training or self.noise_in_eval else constants.without_noise()
+        if not isinstance(x, Tensor):
+            check_tensors(x, None, constants)  # says so before what learns is touched
+        learned: dict[str, Any] = self.learned(x.dim())
+        if self._learn_noise and not neuron.noisy:
+            learned.pop("noise_std")
+        if learned:
+            neuron = replace(neuron, **learned)
+        guarded = neuron.guard_margin > 0
+        if self.stateful:
+            before, out = self._continue(x, neuron)
+            keep(self, "v", out.v_final)
+            keep(self, "_membrane", out.membrane)
+            record(self, x.numel(), out, before, guarded)
+            return out
+        out = run(x, None, neuron, None, 0, self.impl)
+        if guarded:
+            record(self, x.numel(), out, None, True)
+        if not in_compiled_transform():
+            keep(self, "v", out.v_final.detach())
+            if out.membrane is not None:
+                keep(self, "_membrane", out.membrane)
+            if not guarded:
+                keep(self, "_penalty", out.penalty)
+                keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
+        return out
+
+    def _continue(self, x: Tensor, neuron: neurons.LIF) -> tuple[Tensor | None, LIFOutput]:
+        """The next chunk of a sequence: from the last state, which it returns too, and with the noise that follows."""
+        if in_compiled_transform():
+            torch._dynamo.graph_break("a stateful layer keeps its state, which no tensor of a transform can be")
+        self._check_state(x, neuron)
+        before = self.v
+        if torch.compiler.is_compiling():  # a step that is compiled in would never fit again
+            return before, run(x, before, neuron, None, 0, self.impl)
+        before = out_of_inference(before)
+        if not neuron.noisy:
+            return before, run(x, before, neuron, None, 0, self.impl)
+        seed = unwrapped(self._noise_seed)
+        self._noise_seed = noise.draw_seed(x.device) if seed is None else out_of_inference(seed)
+        step = self._noise_step
+        self._noise_step += int(x.shape[0])  # torch.jit.trace makes a tensor of it
+        return before, run(x, before, neuron, self._noise_seed, step, self.impl)
+
+    @property
+    def v(self) -> Any:
+        """The state after the last step; None before the first. Another may be assigned."""
+        return unwrapped(self._v)
+
+    @v.setter
+    def v(self, value: Any) -> None:
+        keep(self, "_v", value)
+
+    @property
+    def membrane(self) -> Tensor | None:
+        """The membrane of every step of the last call, [T, *], with its gradient, if ``membrane`` asks for one."""
+        if in_compiled_transform():
+            _no_membrane()
+        return unwrapped(self._membrane)
+
+    @property
+    def penalty(self) -> Tensor | None:
+        """Mean penalty of a neuron and step, a scalar: of the same calls as the rates; None before the first."""
+        return unwrapped(self._penalty)
+
+    @property
+    def firing_rate(self) -> Tensor | None:
+        """Spikes per neuron and step, a scalar: in the last call, or where it went on from a state in all since the
+        last start; None before the first."""
+        return None if self._counts is None else share(unwrapped(self._counts[1]), self._counts[2])
+
+    @property
+    def neighbor_rate(self) -> Tensor | None:
+        """Share of membranes within ``guard_margin`` of the threshold, in the calls that ``firing_rate`` is of."""
+        return None if self._counts is None else share(unwrapped(self._counts[0]), self._counts[2])
+
+    def _check_state(self, x: Tensor, neuron: neurons.LIF) -> None:
+        check_tensors(x, None, neuron, self.impl)
+        v = self.v
+        if v is not None and (v.shape != x.shape[1:] or v.device != x.device):
+            raise ValueError(
+                f"the state of this stateful {type(self).__name__} has shape {tuple(v.shape)} on {v.device}, but x is "
+                f"{tuple(x.shape)} on {x.device}; call reset() before a new sequence"
+            )
+
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError(
+            "torch.jit.script cannot compile a layer; torch.jit.trace, torch.export and torch.compile can"
+        )
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        """For copies and pickles: the layer and its state, without the graph of the last forward."""
+        state = dict(self.__dict__)
+        for name in ("_v", "_penalty", "_membrane", "_noise_seed"):
+            state[name] = without_graph(state[name])
+        if self._counts is not None:
+            state["_counts"] = tuple(map(without_graph, self._counts))
+        state["_calls"] = tuple(
+            Call(without_graph(call.penalty), without_graph(call.of), 0, None) for call in self._calls
+        )
+        return state
+
+
+@torch.compiler.assume_constant_result  # raised while compiling, it is no reason for a graph break
+def _no_membrane() -> None:
+    raise RuntimeError("a layer keeps no membrane of a compiled transform; tgo.lif returns it, LeakyIntegrator too")
