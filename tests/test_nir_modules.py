@@ -260,3 +260,49 @@ def test_the_ways_round():
     found = again(model, x)
     assert torch.equal(found, tgo.OverTime(nn.MaxPool2d(2))(model[:2](x)))
     assert not torch.equal(found, model[:3](x))
+
+
+def integrator(model: nn.Module) -> tgo.LeakyIntegrator:
+    return next(module for module in model.modules() if isinstance(module, tgo.LeakyIntegrator))
+
+
+def test_options_of_read_outs():
+    graph = to_nir(nn.Sequential(nn.Linear(6, 4), tgo.LeakyIntegrator(tau=4.0)), torch.rand(5, 2, 6))
+    assert integrator(from_nir(graph, learn_decay=True, noise_std=0.1)).learn_decay
+    with pytest.raises(TypeError, match="nonsense"):
+        from_nir(graph, nonsense=3)
+
+
+def test_read_outs_are_integrators():
+    x = dyadic(T, B, 6)
+    model = nn.Sequential(nn.Linear(6, 4), tgo.LIF(), tgo.LeakyIntegrator(tau=4.0, v_rest=0.25))
+    again(model, x)
+    graph = to_nir(model, x)
+    node = next(node for node in graph.nodes.values() if isinstance(node, nir.LI))
+    assert node.v_leak.tolist() == [0.25] * 4 and isinstance(integrator(from_nir(graph)), tgo.LeakyIntegrator)
+    no_leak = nn.Sequential(nn.Linear(6, 4), tgo.LeakyIntegrator.from_decay(1.0, 0.5))
+    again(no_leak, x)
+    assert any(isinstance(node, nir.I) for node in to_nir(no_leak, x).nodes.values())
+    node.tau = node.tau * torch.tensor([1.0, 2.0, 3.0, 4.0]).numpy()
+    read = from_nir(graph, noise_std=0.3)
+    assert integrator(read).decay.shape == (4,) and torch.isfinite(read(x)[0]).all()
+    with pytest.raises(ValueError, match="LIF that never fires"):
+        to_nir(nn.Sequential(tgo.LIF(v_threshold=float("inf"))), x)
+
+
+def test_an_integrator_of_nir_is_that_of_its_equation():
+    """tau dv/dt = v_leak - v + r x, a step of dt."""
+    ones = torch.ones(2).numpy()
+    graph = nir.NIRGraph(
+        nodes={
+            "input": nir.Input({"input": (2,)}),
+            "li": nir.LI(tau=4e-4 * ones, r=3 * ones, v_leak=0.5 * ones),
+            "output": nir.Output({"output": (2,)}),
+        },
+        edges=[("input", "li"), ("li", "output")],
+    )
+    x, v, expected = torch.randn(T, B, 2), torch.full((B, 2), 0.5), []
+    for x_t in x:
+        v = v + 0.25 * (0.5 - v + 3 * x_t)
+        expected.append(v)
+    torch.testing.assert_close(from_nir(graph, dt=1e-4)(x)[0], torch.stack(expected))

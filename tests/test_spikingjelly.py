@@ -249,17 +249,67 @@ def test_what_spikingjelly_has_and_we_have_not_is_named():
             "klif": neuron.KLIFNode(),
             "izhikevich": neuron.IzhikevichNode(),
             "psn": getattr(neuron, "PSN", neuron.QIFNode)(**({"T": 4} if hasattr(neuron, "PSN") else {})),
-            "sequence": neuron.LIFNode(store_v_seq=True),
             "surrogate": neuron.IFNode(surrogate_function=surrogate.PiecewiseLeakyReLU()),
             "relaxed": neuron.IFNode(surrogate_function=surrogate.ATan(spiking=False)),
         }
     )
-    with pytest.warns(UserWarning, match="1 neurons converted, 7 left"):
+    with pytest.warns(UserWarning, match="1 neurons converted, 6 left"):
         report = from_spikingjelly.convert(model)
     assert list(report.converted) == ["plain"] and report.left.keys() == model.keys() - {"plain"}
-    assert "store_v_seq" in report.left["sequence"] and "PiecewiseLeakyReLU" in report.left["surrogate"]
+    assert "PiecewiseLeakyReLU" in report.left["surrogate"]
     assert all(name in str(report) for name in model)
     assert type(model["subclass"]) is Mine and not isinstance(model["klif"], tgo.LIF)
     assert not from_spikingjelly.convert(nn.Sequential(model["plain"])).converted  # it is one already, just so
     with pytest.raises(ValueError, match="noise_std must be finite and >= 0"):
         from_spikingjelly.convert(nn.Sequential(neuron.LIFNode()), noise_std=-1.0)
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("v_reset", [0.0, None])
+def test_spikingjellys_membranes_are_kept(v_reset, step_mode):
+    options = {"v_reset": v_reset, "step_mode": step_mode, "store_v_seq": True, "surrogate_function": surrogate.ATan()}
+    theirs, ours = (neuron.LIFNode(**options) for _ in range(2))
+    assert from_spikingjelly.convert(nn.Sequential(ours)).converted
+    x, found = dyadic(6, 3, 20), []
+    for node in (theirs, ours):
+        given = x.clone().requires_grad_()
+        node(given) if step_mode == "m" else [node(step) for step in given]
+        (node.v_seq * torch.linspace(-1, 2, 20)).sum().backward()
+        found.append((node.v_seq, given.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a)
+    assert ours.v_seq.shape == x.shape
+    functional.detach_net(ours)
+    assert not ours.v_seq.requires_grad
+    functional.reset_net(ours)
+    assert ours.v_seq is None
+    ours.store_v_seq = False
+    ours(x if step_mode == "m" else x[0])
+    assert ours.v_seq is None
+
+
+@pytest.mark.skipif(not hasattr(neuron, "NonSpikingLIFNode"), reason="this SpikingJelly has none")
+@pytest.mark.parametrize("decode", [None, "max-mem", "max-abs-mem", "mean-mem", "last_mem"])
+@pytest.mark.parametrize("kind", ["NonSpikingLIFNode", "NonSpikingIFNode"])
+def test_a_spikingjelly_read_out(kind, decode):
+    theirs, ours = (getattr(neuron, kind)(decode=decode) for _ in range(2))
+    model = nn.Sequential(ours)
+    assert from_spikingjelly.convert(model, noise_std=0.3, guard_margin=0.5).converted
+    assert isinstance(ours, type(theirs)) and not from_spikingjelly.convert(model).converted
+    x, found = torch.randn(6, 3, 20), []
+    for node in (theirs, ours):
+        given, out = x.clone().requires_grad_(), []
+        for _ in range(2):  # it starts at 0 each time
+            out = node(given)
+        out = torch.stack(out) if decode is None else out
+        (out * torch.linspace(-1, 2, 20)).sum().backward()
+        found.append((out, given.grad, node.v))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a)
+    if kind == "NonSpikingLIFNode":
+        ours.tau = theirs.tau = 5.0
+        torch.testing.assert_close(ours(x)[-1], theirs(x)[-1])
+        ours.set(tau=3.0)
+        assert ours.tau == 3.0 and ours.neuron.decay == 1 - 1 / 3
+    with pytest.raises(ValueError, match=f"{kind} has no v_threshold"):
+        ours.set(v_threshold=2.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from graphlib import CycleError, TopologicalSorter
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tgo_kernels.constants import held
-from tgo_kernels.layers import LIF
-from tgo_kernels.neuron import MINIMUM, OWN, check_number
+from tgo_kernels.constants import OWN, held
+from tgo_kernels.layers import LIF, LeakyIntegrator
+from tgo_kernels.neurons import MINIMUM, check_number
 from tgo_kernels.over_time import OverTime
 
 
@@ -44,6 +45,8 @@ MADE = (
     nir.Flatten,
     nir.IF,
     nir.LIF,
+    nir.I,
+    nir.LI,
 )
 
 
@@ -83,6 +86,8 @@ def checked(graph: nir.NIRGraph, within: str = "") -> dict[int, str]:
 
 
 def made(node: nir.NIRNode, dt: float, options: Mapping[str, Any]) -> nn.Module:
+    if isinstance(node, (nir.I, nir.LI)):
+        return integrator(node, dt, options)
     if isinstance(node, (nir.IF, nir.LIF)):
         return layer(node, dt, options)
     if isinstance(node, nir.Flatten):
@@ -126,7 +131,31 @@ class Held(LIF):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
 
     def learned(self, dims: int) -> dict[str, Tensor]:
-        return {name: held(getattr(self, name)) for name in OWN}
+        return {name: held(value) for name in OWN if (value := self._buffers.get(name)) is not None}
+
+
+class HeldIntegrator(Held, LeakyIntegrator):
+    """An integrator likewise."""
+
+
+def integrator(node: Any, dt: float, options: Mapping[str, Any]) -> LeakyIntegrator:
+    v_rest, own = 0.0, {"decay": np.ones_like(node.r), "gain": node.r * dt}
+    if isinstance(node, nir.LI):
+        v_rest, own = single(node, "v_leak"), leak(node, dt)
+    for name, values in own.items():
+        check_number(name, float(values.min()))
+    firing = signature(LIF).parameters.keys() - signature(LeakyIntegrator).parameters.keys()
+    plain = {name: value for name, value in options.items() if name not in firing}
+    if any(np.unique(values).size != 1 for values in own.values()):
+        return HeldIntegrator(own, decay_input=False, v_rest=v_rest, **plain)
+    decay, gain = (float(own[name].flat[0]) for name in ("decay", "gain"))
+    return LeakyIntegrator.from_decay(decay, gain, v_rest, **plain)  # type: ignore[return-value]
+
+
+def leak(node: Any, dt: float) -> dict[str, np.ndarray]:
+    if (tau := node.tau.min()) < dt * (1 - 1e-6):
+        raise ValueError(f"tau={tau:g} is less than dt={dt:g}: with this step the membrane would alternate")
+    return {"decay": np.maximum(0.0, 1 - dt / node.tau), "gain": node.r * dt / node.tau}
 
 
 def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
@@ -136,9 +165,7 @@ def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
         v_leak = single(node, "v_leak")
         if not np.isclose(v_leak, v_reset):
             raise ValueError(f"a layer leaks to v_reset, but v_leak is {v_leak:g} and v_reset {v_reset:g}")
-        if (tau := node.tau.min()) < dt * (1 - 1e-6):
-            raise ValueError(f"tau={tau:g} is less than dt={dt:g}: with this step the membrane would alternate")
-        own["decay"], own["gain"] = np.maximum(0.0, 1 - dt / node.tau), node.r * dt / node.tau
+        own |= leak(node, dt)
     for name, values in own.items():
         check_number(name, float(values.min()), MINIMUM.get(name, 0.0))
     if any(np.unique(values).size != 1 for values in own.values()):

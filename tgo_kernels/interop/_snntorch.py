@@ -11,9 +11,10 @@ from torch import Tensor, nn
 import tgo_kernels as tgo
 from tgo_kernels.constants import canonical, held_as
 from tgo_kernels.interop import conversion
-from tgo_kernels.interop.conversion import Fused, Refused, Report, above
-from tgo_kernels.neuron import check_bool, state_dtype
-from tgo_kernels.penalties import unwrapped, without_graph
+from tgo_kernels.interop.conversion import Fused, Refused, Report
+from tgo_kernels.neurons import check_bool
+from tgo_kernels.neurons.base import state_dtype
+from tgo_kernels.penalties import out_of_inference, unwrapped, without_graph
 
 # The functions that snntorch.surrogate makes, by name, and the parameter that they hold.
 SURROGATES: Mapping[str, tuple[str, Callable[[float], tgo.Surrogate]]] = {
@@ -35,12 +36,14 @@ class FusedLeaky(Fused, snntorch.Leaky):
     threshold: Tensor
     reset_mechanism_val: Tensor
     spike_grad: Callable
+    _after: Any  # snnTorch's membrane that the state follows from
     _seen: tuple[tuple[str, Tensor, int | None], ...]  # the tensors that were read, and when
 
     def adopted(self) -> str:
         self.__dict__.pop("reset", None)  # snnTorch keeps a tensor under the name of our method
-        self.v = self.mem
-        return "a membrane is still above its threshold after a reset" if self._neuron.v_reset is None else ""
+        self._after = self.v = self.mem
+        again = not self.reset_delay and self._neuron.v_reset is None and self._neuron.reset_by is None
+        return "a membrane is still above its threshold after a reset" if again else ""
 
     @property
     def mem(self) -> Any:
@@ -59,6 +62,7 @@ class FusedLeaky(Fused, snntorch.Leaky):
             plain("reset_delay"),
             plain("inhibition"),
             plain("state_quant"),
+            plain("sequence"),
         )
 
     def remember(self) -> None:
@@ -79,11 +83,13 @@ class FusedLeaky(Fused, snntorch.Leaky):
         return True
 
     def constants(self) -> Mapping[str, Any]:
-        if self.reset_delay:
-            raise Refused("reset_delay=True: it resets one step after the spike; a fused layer resets with it")
         if self.inhibition or self.state_quant:
             raise Refused("inhibition or state_quant")
-        found = {"decay": 0.5, "gain": 1.0, "v_threshold": 1.0}  # of which ``learned`` gives those that are own
+        found: dict[str, Any] = {
+            "decay": 0.5,
+            "gain": 1.0,
+            "v_threshold": 1.0,
+        }  # of which ``learned`` gives those that are own
         reset = self._reset_mechanism
         if not torch.compiler.is_compiling():
             if own(self, "graded_spikes_factor") or self.graded_spikes_factor != 1:
@@ -94,14 +100,30 @@ class FusedLeaky(Fused, snntorch.Leaky):
             if not own(self, "beta"):
                 found["decay"] = self.beta.detach().float().clamp(0, 1).item()
             if not own(self, "threshold"):
-                found["v_threshold"] = above(self.threshold.detach()).item()
+                found["v_threshold"] = self.threshold.detach().float().item()
+        found |= {"strict": True, "surrogate": surrogate(self.spike_grad), "v_reset": 0.0 if reset == "zero" else None}
+        found["membrane"] = "u" if self.reset_delay else "v" if getattr(self, "sequence", False) else None
+        found["detach_reset"] = self.reset_delay
         if reset == "none":
-            raise Refused('reset_mechanism="none"')
-        return {**found, "v_reset": None if reset == "subtract" else 0.0, "surrogate": surrogate(self.spike_grad)}
+            found["reset_by"] = 0.0
+        elif reset == "subtract" and self.reset_delay:
+            if found["decay"] == 0:
+                raise Refused(
+                    "beta=0 with reset_delay=True: what a reset subtracts would come after the membrane is gone"
+                )
+            found["reset_by"] = found["v_threshold"] / found["decay"]  # which is subtracted before the decay
+        return found
 
     def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
         theirs: dict[str, Any] = {}
-        for name, only in (("gain", 1.0), ("decay_input", False), ("detach_reset", False)):
+        only_one = (
+            ("gain", 1.0),
+            ("decay_input", False),
+            ("detach_reset", self.reset_delay),
+            ("strict", True),
+            ("reset_by", None),
+        )
+        for name, only in only_one:
             if new.get(name, only) != only:
                 raise ValueError(f"{name}={new[name]} is nothing that snnTorch has; it is {only}")
         decay = canonical(new, self._neuron, False).get("decay", 0.0)
@@ -128,10 +150,10 @@ class FusedLeaky(Fused, snntorch.Leaky):
         return self.mem
 
     def train(self, mode: bool = True) -> "FusedLeaky":
-        same = self.mem is self.v
+        same = self.mem is unwrapped(self._after)
         super().train(mode)
         if same:
-            self.mem = self.v
+            self._after = self.mem = out_of_inference(self.mem) if self.reset_delay else self.v
         return self
 
     def detach(self, *states: Tensor) -> None:
@@ -139,7 +161,7 @@ class FusedLeaky(Fused, snntorch.Leaky):
         snntorch.Leaky.detach(*states)
         if not states:
             super().detach()
-            self.mem = self.v
+            self._after = self.mem = self.mem.detach() if self.reset_delay else self.v
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         if mem is not None:
@@ -152,20 +174,40 @@ class FusedLeaky(Fused, snntorch.Leaky):
                 same.all(), "graded_spikes_factor or reset_mechanism_val of a compiled Leaky has changed"
             )
         mem, shape = self.mem, input_.shape[self.sequence :]
-        if mem is not self.v or mem.shape != shape:
+        if self.sequence and mem.dim() == input_.dim() and mem.shape[1:] == shape:
+            mem = self.mem = mem[-1].clone()  # of all steps, as a call returns them
+        if mem is not unwrapped(self._after) or mem.shape != shape:
             super().reset()
-            self.v = mem.to(state_dtype(input_.dtype)) if mem.shape == shape else None
+            self.v = self._after_reset(mem.to(state_dtype(input_.dtype))) if mem.shape == shape else None
+        elif self.reset_delay and not mem.requires_grad:  # detached in place
+            super().detach()
         spikes = tgo.LIF.forward(self, input_) if self.sequence else self.one_step(input_)
-        self.mem = self.v
-        return spikes if self.init_hidden and not self.output else (spikes, self.mem)
+        found = self.v if self.membrane is None else self.membrane
+        self._after = self.mem = (
+            found[-1].clone() if self.reset_delay else self.v
+        )  # no view, which is not detached in place
+        if self.init_hidden and not self.output:
+            return spikes
+        return spikes, found if self.sequence else self.mem
+
+    def _after_reset(self, mem: Tensor) -> Tensor:
+        """snnTorch's membrane as the state of the layer, which is that after the reset."""
+        n = self.neuron
+        if not self.reset_delay or n.reset_by == 0.0:
+            return mem
+        constants: dict[str, Any] = {"v_threshold": n.v_threshold, "reset_by": n.reset_by} | self.learned(mem.dim() + 1)
+        by = mem if n.v_reset == 0.0 else constants["reset_by"]
+        return torch.where(mem.detach() > constants["v_threshold"], mem - by, mem)
 
     def learned(self, dims: int) -> dict[str, Tensor]:
         found, compiled = {}, torch.compiler.is_compiling()  # a number would be compiled in
         if compiled or own(self, "beta"):
             found["decay"] = self.beta.float().clamp(0, 1)
         if compiled or own(self, "threshold"):
-            threshold = self.threshold.float()
-            found["v_threshold"] = threshold + (above(threshold) - threshold).detach()
+            found["v_threshold"] = self.threshold.float()
+        if found and self.reset_delay and self._reset_mechanism == "subtract":
+            # Where beta is 0 nothing of a reset is left to the next step.
+            found["reset_by"] = self.threshold.float() / self.beta.float().clamp(torch.finfo(torch.float32).tiny, 1)
         return found
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
@@ -175,6 +217,7 @@ class FusedLeaky(Fused, snntorch.Leaky):
     def __getstate__(self) -> Mapping[str, Any]:
         state = dict(super().__getstate__())
         mem = state["_v"] if self.mem is self.v else without_graph(self.mem)
+        state["_after"] = mem if self.mem is unwrapped(self._after) else None
         state["_buffers"] = {**self._buffers, "mem": mem}
         return state
 

@@ -1,6 +1,7 @@
 """SpikingJelly's neurons, read and replaced; imported by the first conversion."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ import tgo_kernels as tgo
 from tgo_kernels.constants import rate_logit
 from tgo_kernels.interop import conversion
 from tgo_kernels.interop.conversion import Fused, Refused, Report
-from tgo_kernels.neuron import check_number, state_dtype
+from tgo_kernels.neurons import check_number
+from tgo_kernels.neurons.base import state_dtype
 from tgo_kernels.penalties import unwrapped, without_graph
 
 SURROGATES: Mapping[str, Callable[[float], tgo.Surrogate]] = {
@@ -27,6 +29,7 @@ SURROGATES: Mapping[str, Callable[[float], tgo.Surrogate]] = {
 }  # the same formulas in both versions; the former has no SuperSpike
 
 
+GATHERS = hasattr(neuron.BaseNode, "_append_v_seq")  # one step after the other into v_seq; 0.0.0.0.14 does not
 STARTS_ANEW = hasattr(neuron.BaseNode, "materialize_states")  # where the shape changes; 0.0.0.0.14 broadcasts
 
 
@@ -34,6 +37,7 @@ class FusedNode(Fused):
     """The part that SpikingJelly's classes share. The state stays one of their memories, under the name ``v``."""
 
     _memories: dict[str, Any]
+    v_seq: Any
     _memories_rv: dict[str, Any]
     v_threshold: Any = None  # attributes of the node, not the layer's
     v_reset: Any = None
@@ -54,8 +58,6 @@ class FusedNode(Fused):
         return *shared, own("_store_v_seq"), own("_neuron_precision"), own("tau"), own("decay_input")
 
     def constants(self) -> Mapping[str, Any]:
-        if self.store_v_seq:
-            raise Refused("store_v_seq=True: a fused layer does not keep the potentials of all steps")
         if vars(self).get("_neuron_precision") is not None:
             raise Refused("its own precision: a fused layer computes in fp32")
         function: Any = self.surrogate_function
@@ -68,6 +70,7 @@ class FusedNode(Fused):
             "v_reset": self.v_reset,
             "surrogate": SURROGATES[name](function.alpha),
             "detach_reset": self.detach_reset,
+            "membrane": "v" if self.store_v_seq else None,
         }
 
     def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -76,14 +79,30 @@ class FusedNode(Fused):
             theirs["surrogate_function"] = surrogate_of(theirs.pop("surrogate"))
         if "gain" in new:
             raise ValueError("gain of a SpikingJelly neuron is 1/tau with decay_input, else 1: set these")
+        for name in ("strict", "reset_by"):
+            if theirs.pop(name, None):
+                raise ValueError(f"SpikingJelly has no {name}: it fires at its threshold, and resets by it")
         return theirs
 
     def reset(self) -> None:
         super().reset()
         self.v = copy.deepcopy(self._memories_rv["v"])  # a number, until the first step
+        if self.store_v_seq:
+            self.v_seq = None
+
+    def detach(self) -> None:
+        super().detach()
+        if self.store_v_seq and self.v_seq is not None:
+            self.v_seq = self.v_seq.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.one_step(x) if self.step_mode == "s" else super().forward(x)
+        spikes = self.one_step(x) if self.step_mode == "s" else super().forward(x)
+        if self.store_v_seq:
+            new: Any = self.membrane
+            former: Any = self.v_seq if self.step_mode == "s" and GATHERS else None
+            goes_on = former is not None and former.shape[1:] == new.shape[1:]
+            self.v_seq = torch.cat((former, new)) if goes_on else new
+        return spikes
 
     def single_step_functional_forward(self, inputs: tuple, states: tuple, **_: Any) -> tuple[tuple, tuple]:
         return self._with_state(self.one_step, inputs, states)
@@ -99,7 +118,7 @@ class FusedNode(Fused):
         finally:
             self.v = own
 
-    def _check_state(self, x: Tensor, constants: tgo.Neuron) -> None:
+    def _check_state(self, x: Tensor, constants: tgo.neurons.LIF) -> None:
         """As in SpikingJelly: a number fills the state; where x has another shape, it starts at rest or broadcasts."""
         v = self.v
         if isinstance(v, Tensor) and v.shape != x.shape[1:]:
@@ -165,6 +184,62 @@ class FusedParametricLIFNode(FusedNode, neuron.ParametricLIFNode):
         return theirs
 
 
+class FusedNonSpikingNode(Fused):
+    """A read-out: it always starts at 0, and gives the membranes, or what ``decode`` makes of them."""
+
+    decode: str | None
+    tau: Any = None  # an attribute of the node, not the layer's
+
+    def adopted(self) -> str:
+        vars(self)["_stateful"] = False
+        return ""
+
+    @classmethod
+    def taken(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    def key(self) -> Any:
+        return vars(self).get("tau")
+
+    def constants(self) -> Mapping[str, Any]:
+        leak = 1 / self.tau if "tau" in vars(self) else 0.0
+        gain = leak or 1.0
+        return {"decay": 1 - leak, "gain": gain, "v_threshold": math.inf, "v_reset": 0.0, "membrane": "v"}
+
+    def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
+        theirs = with_tau(new)
+        others = [name for name in theirs if name != "tau" or "tau" not in vars(self)]
+        if others:
+            raise ValueError(f"a {type(self).__name__.removeprefix('Fused')} has no {others[0]}")
+        return theirs
+
+    def forward(self, x_seq: Tensor) -> Any:
+        v_seq: Any = self._run(x_seq).membrane
+        if self.decode is None:
+            return list(v_seq)
+        if self.decode == "last_mem":
+            return v_seq[-1]
+        if self.decode == "mean-mem":
+            return v_seq.mean(0)
+        most = v_seq.max(0).values
+        if self.decode == "max-mem":
+            return most
+        least = v_seq.min(0).values
+        return torch.where(most.abs() > least.abs(), most, least)
+
+
+NON_SPIKING: dict[type[nn.Module], type[Fused]] = {}
+if hasattr(neuron, "NonSpikingLIFNode"):  # 0.0.0.0.14 has none
+
+    class FusedNonSpikingLIFNode(FusedNonSpikingNode, neuron.NonSpikingLIFNode):
+        pass
+
+    class FusedNonSpikingIFNode(FusedNonSpikingNode, neuron.NonSpikingIFNode):
+        pass
+
+    NON_SPIKING |= {neuron.NonSpikingLIFNode: FusedNonSpikingLIFNode, neuron.NonSpikingIFNode: FusedNonSpikingIFNode}
+
+
 def with_tau(new: Mapping[str, Any]) -> Mapping[str, Any]:
     """The decay as SpikingJelly gives it."""
     theirs = dict(new)
@@ -187,9 +262,10 @@ def surrogate_of(ours: Any) -> nn.Module:
 
 
 def convert(model: nn.Module, **options: Any) -> Report:
-    kinds = {
+    kinds: dict[type[nn.Module], type[Fused]] = {
         neuron.LIFNode: FusedLIFNode,
         neuron.IFNode: FusedIFNode,
         neuron.ParametricLIFNode: FusedParametricLIFNode,
+        **NON_SPIKING,
     }
     return conversion.convert(model, kinds, "spikingjelly.activation_based.neuron", {}, **options)

@@ -15,9 +15,10 @@ import torch
 from nirtorch.torch_tracer import NIRTorchTracer
 from torch import Tensor, nn
 
+from tgo_kernels.constants import OWN
 from tgo_kernels.interop._from_nir import pair, read
-from tgo_kernels.layers import LIF
-from tgo_kernels.neuron import OWN, check_number
+from tgo_kernels.layers import LIF, LeakyIntegrator
+from tgo_kernels.neurons import check_number
 
 ORIGINS = ("torch.nn.modules.", "spikingjelly.activation_based.layer", "tgo_kernels.")
 HELD = ("Linear", "Conv1d", "Conv2d", "AvgPool2d", "Flatten")
@@ -78,7 +79,8 @@ def write(model: nn.Module, example: Tensor, dt: float) -> nir.NIRGraph:
 
     graph = nirtorch.torch_to_nir(model, dict.fromkeys(types, node), None, stateful_modules=stateful)
     compare(graph, {name: held[id(n)] for name, n in graph.nodes.items() if id(n) in held}, example, expected, dt)
-    fired = [call for module, of in calls.items() if isinstance(module, LIF) for call in of]
+    fires = [module for module in calls if isinstance(module, LIF) and not module.neuron.never_fires]
+    fired = [call for module in fires for call in calls[module]]
     same = [f"no neuron of {c.name} fires" for c in fired if not c.gave.any()]
     same += [f"all neurons of {c.name} fire in every step" for c in fired if c.gave.all()]
     same += [f"all that {c.name} is given is 0" for of in calls.values() for c in of if not c.given.any()]
@@ -233,22 +235,27 @@ def written(module: nn.Module, call: Call, dt: float) -> nir.NIRNode:
 
 def neuron(layer: LIF, shape: torch.Size, dt: float) -> nir.NIRNode:
     n = layer.neuron
+    if n.never_fires != isinstance(layer, LeakyIntegrator):
+        raise ValueError("NIR has no LIF that never fires; a tgo.LeakyIntegrator is its LI")
     if n.v_reset is None:
         raise ValueError("NIR has no soft reset (v_reset=None)")
-    if n.noise_std > 0 and layer.noise_in_eval:
+    if n.noisy and layer.noise_in_eval:
         raise ValueError("NIR has no noise (noise_in_eval=True)")
     own = {name: getattr(n, name) for name in OWN} | layer.learned(len(shape) + 2)
     full = partial(np.broadcast_to, shape=tuple(shape))
     decay, gain, threshold = (full(array(torch.as_tensor(own[name]).double())) for name in OWN)
     if decay.max(initial=0) > 1:
         raise ValueError(f"NIR has no growing membranes (decay={decay.max():g})")
-    ends = {"v_threshold": threshold.copy(), "v_reset": np.full(tuple(shape), n.v_reset)}
+    rest = np.full(tuple(shape), n.v_reset)
+    if n.strict:  # as at the next number, which is how it is read
+        threshold = np.nextafter(threshold.astype(np.float32), np.float32(np.inf)).astype(threshold.dtype)
+    ends = {} if n.never_fires else {"v_threshold": threshold.copy(), "v_reset": rest}
     if (decay == 1).all():
-        return nir.IF(r=gain / dt, **ends)
+        return (nir.I if n.never_fires else nir.IF)(r=gain / dt, **ends)
     if (decay == 1).any():
         raise ValueError("NIR has no layer in which some neurons leak and others do not")
     tau = dt / (1 - decay)
-    return nir.LIF(tau=tau, r=gain * tau / dt, v_leak=ends["v_reset"], **ends)
+    return (nir.LI if n.never_fires else nir.LIF)(tau=tau, r=gain * tau / dt, v_leak=rest, **ends)
 
 
 def array(x: Tensor) -> np.ndarray:

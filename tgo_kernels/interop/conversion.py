@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tgo_kernels.constants import OPTIONS, check_settings, fill
 from tgo_kernels.layers import LIF
-from tgo_kernels.neuron import Neuron
+from tgo_kernels.neurons import LIF as Neuron
 
-GUARDED = OPTIONS[:3]  # those of a Neuron
+GUARDED = OPTIONS[:5]  # those of a Neuron
 
 
 class Refused(ValueError):
@@ -59,6 +59,11 @@ class Fused(LIF):
         """Of a :class:`Neuron`, from the attributes as they are now; or :class:`Refused`."""
         raise NotImplementedError
 
+    @classmethod
+    def taken(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those of a conversion's options that are for such neurons."""
+        return options
+
     def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
         """The attributes, plain or tensors, that make these constants; or ValueError, naming what there is none for."""
         raise NotImplementedError
@@ -92,7 +97,8 @@ class Fused(LIF):
         theirs = self.in_their_terms({name: value for name, value in constants.items() if name not in OPTIONS})
         tensors = {name: value for name, value in theirs.items() if isinstance(getattr(self, name), Tensor)}
         former = {name: getattr(self, name) for name in theirs if name not in tensors}
-        options = {**self._options, **{name: value for name, value in constants.items() if name in GUARDED}}
+        guarded = self.taken({name: value for name, value in constants.items() if name in GUARDED})
+        options = {**self._options, **guarded}
         try:
             for name in former:
                 setattr(self, name, theirs[name])
@@ -151,12 +157,13 @@ def convert(
                     ]
                 )
             elif fused is not None:
-                constants = fused.constants(module)  # type: ignore[arg-type]
-                neuron = Neuron(**constants, **guarded)
+                constants, options = fused.constants(module), fused.taken(guarded)  # type: ignore[arg-type]
+                Neuron(**constants, **options)
                 for key, value in vars(ready).items():
                     vars(module).setdefault(key, value)
                 module.__class__ = fused
-                vars(module).update(attributes, _neuron=neuron, _options=guarded)
+                vars(module).update(attributes, _options=options)
+                vars(module)["_neuron"] = Neuron(**module.constants(), **options)  # type: ignore[operator]
                 differs = module.adopted()  # type: ignore[operator]
                 module.remember()  # type: ignore[operator]
                 now = f"{kind}: {module.extra_repr()}" + (f"; differs where {differs}" if differs else "")
@@ -177,13 +184,3 @@ def convert(
 
 def settings(module: Any, attributes: Mapping[str, Any]) -> tuple:
     return module.neuron, module.noise_in_eval, module.impl, *(vars(module)[name] for name in attributes)
-
-
-def above(threshold: Tensor) -> Tensor:
-    """The least fp32 number above ``threshold``, so that firing at ``>=`` this is firing at ``>`` that.
-
-    ``torch.nextafter`` for 0 and all magnitudes from 1e-31 in operations that ONNX has: what is added is more than half
-    of the last place, and hardly more than all of it.
-    """
-    threshold = threshold.float()
-    return torch.where(threshold == 0, 2.0**-149, threshold + threshold.abs() * (2.0**-24 + 2.0**-46))

@@ -16,7 +16,8 @@ DT = 1e-4  # seconds: the step that SpikingJelly and snnTorch write and read, to
 def to_nir(model: nn.Module, example: Tensor, dt: float = DT) -> nir.NIRGraph:
     """The model as a graph; ``nir.write(path, graph)`` makes a file of it.
 
-    A layer is ``nir.LIF`` by Euler's rule with step ``dt``, or ``nir.IF`` where it does not leak, neuron by neuron::
+    A layer is ``nir.LIF`` by Euler's rule with step ``dt``, or ``nir.IF`` where it does not leak, neuron by neuron; a
+    :class:`tgo_kernels.LeakyIntegrator` likewise ``nir.LI`` or ``nir.I``::
 
         tau = dt / (1 - decay);    r = gain tau / dt;    v_leak = v_reset          LIF
         r = gain / dt                                                              IF
@@ -56,7 +57,8 @@ def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -
         graph: or the path of its file. Without cycles, with one input and one output; graphs may be nodes of it.
             Constants that differ between neurons become buffers.
         dt: as it was written.
-        options: of every layer, such as ``noise_std`` or ``surrogate``, as in :class:`tgo_kernels.LIF`.
+        options: of every layer, such as ``noise_std`` or ``surrogate``, as in :class:`tgo_kernels.LIF`; integrators
+            take those that :class:`tgo_kernels.LeakyIntegrator` has.
 
     Raises:
         ImportError: nir and nirtorch are not installed.

@@ -3,7 +3,7 @@
 from torch import nn
 
 from tgo_kernels.interop.conversion import Report
-from tgo_kernels.neuron import NoiseMode
+from tgo_kernels.neurons.base import NoiseMode
 
 
 def convert(
@@ -21,20 +21,20 @@ def convert(
     The neurons keep their constants, surrogate, state and what they return, and stay instances of ``snntorch.Leaky``:
     ``init_leaky``, ``utils.reset``, ``detach_hidden``, hooks and checkpoints work as before. Each is a
     :class:`tgo_kernels.LIF` too, so that :func:`tgo_kernels.guard_penalty` finds it. The same spikes, to fp32's
-    rounding; snnTorch fires above its threshold, so the layer's is the next fp32 number. What differs: a membrane that
-    is above its threshold before a step, left there by ``reset_mechanism="subtract"`` or put there by hand, is reset by
-    snnTorch in that step, before it fires; the report says so for "subtract". ``beta`` and ``threshold`` go on learning
+    rounding, with a reset in the next step (``reset_delay=True``, snnTorch's default) as in the same one, and with all
+    three of ``reset_mechanism``. What differs where ``reset_delay=False``: a membrane that is above its threshold
+    before a step, left there by ``reset_mechanism="subtract"`` or put there by hand, is reset by snnTorch in that step,
+    before it fires; the report says so for "subtract". ``beta`` and ``threshold`` go on learning
     where they do, and may differ between neurons. Attributes and buffers that are written later act; what could not be
     converted then raises at the next forward. Neurons that are converted already take the options, and are named where
     that changes them.
 
-    Left as they are, named in the report and in a warning: other neurons, subclasses, ``reset_delay=True`` (snnTorch's
-    default), ``reset_mechanism="none"``, inhibition, quantised states, graded spikes, surrogates that the engines do
-    not know.
+    Left as they are, named in the report and in a warning: other neurons, subclasses, inhibition, quantised states,
+    graded spikes, surrogates that the engines do not know, and ``beta=0`` where a reset subtracts in the next step.
 
     Args:
-        sequence: the neurons take [T, *], all time steps in one pass, instead of one step a call; ``mem`` is the state
-            before the first step, and the one returned that after the last.
+        sequence: the neurons take [T, *], all time steps in one pass, instead of one step a call; ``mem`` is the
+            membrane before the first step, and the one returned that of every step, [T, *]. Given back, it goes on.
         noise_std, noise_mode, noise_in_eval, guard_margin, impl: of every layer, as in :class:`tgo_kernels.LIF`.
 
     Raises:

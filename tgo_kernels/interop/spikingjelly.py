@@ -3,7 +3,7 @@
 from torch import nn
 
 from tgo_kernels.interop.conversion import Report
-from tgo_kernels.neuron import NoiseMode
+from tgo_kernels.neurons.base import NoiseMode
 
 
 def convert(
@@ -15,7 +15,9 @@ def convert(
     guard_margin: float = 0.0,
     impl: str = "auto",
 ) -> Report:
-    """Every ``LIFNode``, ``ParametricLIFNode`` and ``IFNode`` becomes a fused layer, in place; returns what was done.
+    """Every ``LIFNode``, ``ParametricLIFNode``, ``IFNode`` and non-spiking node becomes a fused layer, in place.
+
+    Returns what was done.
 
     The neurons keep their constants, surrogate, state and step mode ("m": [T, *] in one pass; "s": one step a call),
     and stay instances of SpikingJelly's classes: ``functional.reset_net``, ``detach_net`` and ``set_step_mode``,
@@ -25,8 +27,12 @@ def convert(
     raises at the next forward. Neurons that are converted already take the options, and are named where that changes
     them.
 
-    Left as they are, named in the report and in a warning: other neurons, subclasses, ``store_v_seq=True``, surrogates
-    that the engines do not know or with ``spiking=False``, lower precision inside the neuron.
+    ``store_v_seq=True`` keeps the membrane of every step in ``v_seq``, from the same pass, with its gradient.
+    ``NonSpikingLIFNode`` and ``NonSpikingIFNode`` give their membranes, or what ``decode`` makes of them; noise and
+    guard are not for them.
+
+    Left as they are, named in the report and in a warning: other neurons, subclasses, surrogates that the engines do
+    not know or with ``spiking=False``, lower precision inside the neuron.
 
     Args:
         noise_std, noise_mode, noise_in_eval, guard_margin, impl: of every layer, as in :class:`tgo_kernels.LIF`.
