@@ -25,7 +25,7 @@ def errors(peer: Peer, steps: int, dtype: str, neurons: int = 16384) -> dict[str
     generator = torch.Generator().manual_seed(1)
     x, grad = (torch.randn(steps, neurons, generator=generator).to(DTYPES[dtype]) for _ in range(2))
     exact = x.double().requires_grad_()
-    expected = tgo.reference.run(exact, None, None, 0, peer.neuron).spikes
+    expected = tgo.reference.scan(peer.neuron, (exact,), None, None, 0).spikes
     (g_expected,) = torch.autograd.grad(expected, exact, grad.double())
     leaf = x.clone().requires_grad_()
     found, _ = peer.make()(leaf, PLAIN)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import tgo_kernels as tgo
 from benchmarks import record
@@ -20,7 +20,6 @@ from benchmarks.peers import PEERS
 from benchmarks.run import percentiles, times_of
 
 SHAPE = (4, 32, 64, 32, 32)  # [T, batch, channels, height, width]
-SHAPES = {"one for all": (), "one a channel": (*SHAPE[2:3], 1, 1), "one a neuron": SHAPE[1:]}
 COLUMNS = ("constants", "version", "T", "N", "threads", "p20_ms", "p50_ms", "p80_ms", "of_plain", *record.ORIGIN)
 
 
@@ -33,27 +32,34 @@ def step_of(run: Callable[[Tensor], Tensor], leaves: list[Tensor], grad: Tensor)
     return step
 
 
-def variants() -> dict[str, Callable[[], None]]:
-    x, grad = torch.randn(SHAPE).requires_grad_(), torch.randn(SHAPE)
-    found = {"plain": step_of(tgo.LIF(), [x], grad)}
-    for name, shape in SHAPES.items():
-        decay, threshold = (torch.full(shape, value).requires_grad_() for value in (0.5, 1.0))
+def variants(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
+    """The plain layer, and those whose constants learn."""
+    x, grad = torch.randn(shape).requires_grad_(), torch.randn(shape)
+    found: dict[str, Callable[[], object]] = {"plain": step_of(tgo.LIF(), [x], grad)}
+    constants = {"one for all": (), "one a channel": (shape[2], 1, 1), "one a neuron": shape[1:]}
+    for name, own in constants.items():
+        decay, threshold = (torch.full(own, value).requires_grad_() for value in (0.5, 1.0))
 
         def run(x: Tensor, decay: Tensor = decay, threshold: Tensor = threshold) -> Tensor:
             return tgo.lif(x, decay=decay, gain=1 - decay, v_threshold=threshold).spikes
 
         found[name] = step_of(run, [x, decay, threshold], grad)
-    if not PEERS["SpikingJelly"].missing():
-        from spikingjelly.activation_based import neuron, surrogate
-
-        layer: nn.Module = neuron.ParametricLIFNode(surrogate_function=surrogate.ATan(), step_mode="m")
-
-        def run(x: Tensor) -> Tensor:
-            layer.reset()
-            return layer(x)
-
-        found["SpikingJelly"] = step_of(run, [x, layer.w], grad)
     return found
+
+
+def parametric(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
+    """SpikingJelly's, where it is installed."""
+    if PEERS["SpikingJelly"].missing():
+        return {}
+    from spikingjelly.activation_based import neuron, surrogate
+
+    layer = neuron.ParametricLIFNode(surrogate_function=surrogate.ATan(), step_mode="m")
+
+    def run(x: Tensor) -> Tensor:
+        layer.reset()
+        return layer(x)
+
+    return {"SpikingJelly": step_of(run, [torch.randn(shape).requires_grad_(), layer.w], torch.randn(shape))}
 
 
 def main() -> None:
@@ -64,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     about = record.origin(record.tune())
-    times = times_of(variants(), options.rounds)
+    times = times_of(variants(SHAPE) | parametric(SHAPE), options.rounds)
     plain = statistics.median(times["plain"])
     rows = []
     for name, values in times.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import tgo_kernels as tgo
 from benchmarks.cases import EXTRAS, PLAIN, Case, Extras
-from tgo_kernels.neuron import Neuron
+from tgo_kernels.neurons import LIF as Neuron
 
 DECAY, GAIN, THRESHOLD, NOISE_STD, MARGIN = 0.5, 0.5, 1.0, 0.3, 0.5
 NEURON = Neuron(decay=DECAY, gain=GAIN, v_threshold=THRESHOLD, v_reset=0.0, surrogate=tgo.ATan(2.0))

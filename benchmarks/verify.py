@@ -18,7 +18,7 @@ from torch import Tensor
 import tgo_kernels as tgo
 from benchmarks.cases import DTYPES, Extras
 from benchmarks.peers import MARGIN, NOISE_STD, OURS, PEERS, Peer, Run
-from tgo_kernels.neuron import Neuron
+from tgo_kernels.neurons import LIF as Neuron
 
 STEPS, NEURONS = 16, 4099
 MEANS_TOLERANCE = 0.02

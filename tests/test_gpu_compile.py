@@ -7,7 +7,7 @@ is compiled in.
 import os
 import re
 import struct
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -21,30 +21,39 @@ from benchmarks.gpu_compile.budgets import Known, judge, misses  # noqa: E402
 from benchmarks.gpu_compile.code import Case, cases  # noqa: E402
 from benchmarks.gpu_compile.known import KNOWN  # noqa: E402
 from benchmarks.gpu_compile.report import read  # noqa: E402
-from benchmarks.gpu_compile.triton_code import TARGETS, USUAL, compile_kernel, resources  # noqa: E402
-from tgo_kernels._triton import launch, lif  # noqa: E402
-from tgo_kernels._triton.math import NO_NOISE, THRESHOLD  # noqa: E402
+from benchmarks.gpu_compile.triton_code import TARGETS, compile_kernel, flags_for, resources  # noqa: E402
+from tgo_kernels._triton import launch, walk  # noqa: E402
+from tgo_kernels._triton.flags import Flags  # noqa: E402
+from tgo_kernels._triton.math import NO_NOISE, NOISY, RESET, SOFT, SUBTRACTED, THRESHOLD  # noqa: E402
+from tgo_kernels.neurons import AdaptiveLIF  # noqa: E402
 from tgo_kernels.surrogate import Curve  # noqa: E402
 
 PINNED = triton.__version__.startswith("3.7.")  # the release that torch 2.13 pairs with
-PLAIN = {"NOISE": NO_NOISE.value, "GUARD": False}
-STATEFUL = {"HAS_V_INIT": True, "HAS_G_V_FINAL": True, "HAS_G_V_INIT": True}
+KERNELS = pytest.mark.parametrize("kernel", [walk.forward_kernel, walk.backward_kernel], ids=["forward", "backward"])
+PLAIN = {"noise": NO_NOISE.value, "guard": False}
+ANY_T = {"whole": False, "once": False, "saves": True, "stateful": True}
+OWN = {"own": (True, True, False, True, False, False)}
+TIMED = {"own": (True,) * 6, "timed": (True,) * 6, "alignment": 1, "reset": SUBTRACTED.value}
+ENDS = {"lengths": True, "membrane": RESET.value, "below": True, "squared": True, "strict": True}
 EXTREMES = {
     "plain": PLAIN,
-    "guarded": {"NOISE": NO_NOISE.value},
-    "noise gradient, stateful": {"CURVE": Curve.GAUSSIAN.value, "SURROGATE_AT_H": True, **STATEFUL},
-    "soft reset, noisy threshold": {"SOFT": True, "NOISE": THRESHOLD.value, "CURVE": Curve.LOGISTIC.value},
-    "odd sizes": {"ALIGNMENT": 1},
-    "T = 8, 12, ...": {"ONCE": False, "SAVES": True},
-    "any T, stateful": {"WHOLE": False, "ONCE": False, "SAVES": True, **STATEFUL},
-    "permuted layout, any T, stateful": {
-        **{"TIME_OUTERMOST": False, "PERMUTED": True, "WHOLE": False, "ONCE": False, "SAVES": True, **STATEFUL}
-    },
-    "constants of its own": {"OWN": True},
-    "constants of its own, soft reset, any T, stateful": {
-        **{"OWN": True, "SOFT": True, "WHOLE": False, "ONCE": False, "SAVES": True, **STATEFUL}
-    },
-    "penalty alone": {"HAS_G_SPIKES": False, "DETACH_RESET": True},
+    "guarded": {"noise": NO_NOISE.value},
+    "noise gradient, stateful": {"curve": Curve.GAUSSIAN.value, "surrogate_at_h": True, "stateful": True},
+    "soft reset, noisy threshold": {"reset": SOFT.value, "noise": THRESHOLD.value, "curve": Curve.LOGISTIC.value},
+    "odd sizes": {"alignment": 1},
+    "T = 8, 12, ...": {"once": False, "saves": True},
+    "any T, stateful": ANY_T,
+    "permuted layout, any T, stateful": {"time_outermost": False, "permuted": True, **ANY_T},
+    "constants of its own": OWN,
+    "constants of its own, soft reset, any T, stateful": {**OWN, "reset": SOFT.value, **ANY_T},
+    "penalty alone": {"g_spikes": False, "detach_reset": True},
+    "all constants of its own, any T": {"own": (True,) * 6, "reset": SUBTRACTED.value, **ANY_T},
+    "all constants with a time axis, any T": {**TIMED, **ANY_T},
+    "two states": {"neuron": AdaptiveLIF},
+    "two states, any T, stateful": {"neuron": AdaptiveLIF, **ANY_T},
+    "two states, all constants of its own, any T": {"neuron": AdaptiveLIF, "own": (True,) * 9, **ANY_T},
+    "membrane": {"membrane": NOISY.value},
+    "sequences end, membrane, squares below, any T": {**ENDS, **ANY_T},
 }
 
 
@@ -115,22 +124,22 @@ $slow:
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("kernel", [lif.lif_fwd_kernel, lif.lif_bwd_kernel], ids=["forward", "backward"])
+@KERNELS
 def test_noise_and_penalty_fit_into_64_registers(kernel, name, dtype):
     target = TARGETS[name]
     compiled = compile_kernel(kernel, target, dtype)
     registers, spilled = resources(compiled, target)
     assert registers <= (64 if PINNED else 80) and spilled == 0  # Triton 3.9 needs 74
-    assert compiled.metadata.shared <= (32 if kernel is lif.lif_fwd_kernel else 0)  # the block's sums alone
+    assert compiled.metadata.shared <= (32 if kernel is walk.forward_kernel else 0)  # the block's sums alone
 
 
 @pytest.mark.parametrize("extreme", EXTREMES)
 @pytest.mark.parametrize("name", ["sm_90", "gfx942"])
-@pytest.mark.parametrize("kernel", [lif.lif_fwd_kernel, lif.lif_bwd_kernel], ids=["forward", "backward"])
+@KERNELS
 def test_nothing_spills(kernel, name, extreme):
     target, flags = TARGETS[name], EXTREMES[extreme]
-    own, backward, several = flags.get("OWN", False), kernel is lif.lif_bwd_kernel, not flags.get("ONCE", True)
-    most = 224 if own else 128 if several and backward else 96
+    much = kernel is walk.backward_kernel and not flags.get("once", True) and "neuron" not in flags
+    most = 128 if much or "own" in flags or "lengths" in flags else 96
     for dtype in ("fp32", "bf16"):
         registers, spilled = resources(compile_kernel(kernel, target, dtype, **flags), target)
         assert registers <= most and spilled == 0
@@ -143,9 +152,9 @@ def test_nothing_spills_in_cuda():
     assert len(functions) > 200 and not spills
 
 
-@pytest.mark.parametrize("flags", [PLAIN, {"GUARD": False}], ids=["plain", "noisy"])
+@pytest.mark.parametrize("flags", [PLAIN, {"guard": False}], ids=["plain", "noisy"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("kernel", [lif.lif_fwd_kernel, lif.lif_bwd_kernel], ids=["forward", "backward"])
+@KERNELS
 def test_rows_are_loaded_and_stored_whole(kernel, dtype, flags):
     """All neurons of a thread at once: 128 bits. (The seed is one number, read as two words.)"""
     ptx = compile_kernel(kernel, TARGETS["sm_90"], dtype, **flags).asm["ptx"]
@@ -153,27 +162,28 @@ def test_rows_are_loaded_and_stored_whole(kernel, dtype, flags):
     assert ptx.count("ld.global.b32") == (0 if flags == PLAIN else 2) and "ld.global.b16" not in ptx
 
 
-@pytest.mark.parametrize("kernel", [lif.lif_fwd_kernel, lif.lif_bwd_kernel], ids=["forward", "backward"])
+@KERNELS
 def test_no_size_is_compiled_in(kernel):
-    sizes = {parameter.name: parameter for parameter in kernel.params if parameter.name in lif.SIZES}
-    assert set(sizes) == set(lif.SIZES)
+    sizes = {parameter.name: parameter for parameter in kernel.params if parameter.name in walk.SIZES}
+    assert set(sizes) == set(walk.SIZES)
     for parameter in sizes.values():
         assert parameter.do_not_specialize and not parameter.is_constexpr
-    integers = (
-        {p.name for p in kernel.params if p.is_constexpr}
-        - {"ALIGNMENT", "NOISE", "CURVE"}
-        - launch.shape(16, 4, 32, light=True).keys()
-    )
-    assert all(isinstance(USUAL[name], bool) for name in integers)  # T: whether 4, or a multiple of it, and no more
+    assert [parameter.name for parameter in kernel.params if parameter.is_constexpr] == ["F"]
+    flags = flags_for(kernel, TARGETS["sm_90"], "fp32")
+    shape = launch.shape(False, flags, 32).keys()
+    call = {"step", "step_back", "states", "inputs", "own", "timed", "fixed", "owned"}
+    call |= {"dtype", "noise", "reset", "membrane", "curve"}
+    others = {field.name for field in fields(Flags)} - call - shape
+    assert all(isinstance(getattr(Flags(**flags), name).value, bool) for name in others)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("kernel", [lif.lif_fwd_kernel, lif.lif_bwd_kernel], ids=["forward", "backward"])
+@KERNELS
 def test_products_and_sums_are_not_contracted(kernel, dtype):
     """A spike depends on it. Of the noise, exact products are, and the root that is correctly rounded by them."""
     target, fused = TARGETS["sm_90"], re.compile(r"fma\.rn\.f32\s+(.*);")
     assert not fused.search(compile_kernel(kernel, target, dtype, **PLAIN).asm["ptx"])
     found = fused.findall(compile_kernel(kernel, target, dtype).asm["ptx"])
     exact = [name for name in found if re.search(r"0fBDA00000|0fB4800000|0f3F000000", name)]  # -5/64, -2^-22, 1/2
-    words = 2 * launch.shape(16, 4 if dtype == "fp32" else 2, 32, light=True)["AT_ONCE"]
+    words = 2 * flags_for(kernel, target, dtype)["at_once"]
     assert (len(exact), len(found)) == (3 * words, 5 * words)

@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[2]
 NVCC = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda") / "bin" / "nvcc"
 OPTIONS = ["-std=c++20", "-O3", "-fmad=false", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 STORAGE = {"fp32": "f", "fp16": "NS_4HalfE", "bf16": "NS_8BFloat16E"}
-FORWARD = ("seed", "x", None, "spikes", "v_final", None, "partials")  # None: a null pointer in the usual call
-BACKWARD = ("seed", "x", "g_spikes", None, None, None, "g_penalty", "g_x", None, None)
+# Pointers of a call, in the order of csrc/arguments.h; None: a null pointer in the usual call.
+BOTH = ("seed", None, "x", *[None] * 5)  # lengths, further inputs, states
+FORWARD = (*BOTH, "spikes", None, "v_final", None, None, None)  # membrane, further states, checkpoints
+BACKWARD = (*BOTH, None, "g_spikes", *[None] * 4, "g_penalty", "g_x", *[None] * 21)
 
 
 def available() -> bool:
@@ -34,7 +36,7 @@ def release() -> str:
 @cache
 def cubin(target: str) -> Path:
     """The compiled kernels, kept in build/ until the sources or the compiler change."""
-    sources = sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/cuda/*")])
+    sources = sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/steps/*.h"), *ROOT.glob("csrc/cuda/*")])
     version = subprocess.run([NVCC, "--version"], capture_output=True, check=True).stdout
     key = hashlib.sha256(b"".join([version, torch.__version__.encode(), *(path.read_bytes() for path in sources)]))
     path = ROOT / "build" / "gpu_compile" / f"{key.hexdigest()[:16]}_{target}.cubin"
@@ -42,7 +44,7 @@ def cubin(target: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
         include = Path(torch.__file__).parent / "include"
-        command = [NVCC, "-cubin", f"-arch={target}", ROOT / "csrc/cuda/lif.cu", "-o", unfinished, f"-I{include}"]
+        command = [NVCC, "-cubin", f"-arch={target}", ROOT / "csrc/cuda/walk.cu", "-o", unfinished, f"-I{include}"]
         subprocess.run([*command, *OPTIONS], check=True)
         unfinished.rename(path)
     return path
@@ -62,23 +64,25 @@ def neurons_per_thread(case: Case) -> int:
 
 
 def pattern(case: Case) -> str:
-    """Of the mangled name: Body<storage, count, noise, four, own, curve>."""
-    flags = f"Li{neurons_per_thread(case)}ELNS_5NoiseE{2 if case.noise else 0}ELb1ELb0ELNS_5CurveE{case.curve}E"
-    return f"{case.kernel.capitalize()}BodyI{STORAGE[case.dtype]}{flags}"
+    """Of the mangled name: Body<Walk<step, storage, count, kind, four, own, curve>>."""
+    flags = f"Li{neurons_per_thread(case)}ELNS0_4KindE{1 if case.noise else 0}ELb1ELb0ELNS_5CurveE{case.curve}E"
+    return f"{case.kernel.capitalize()}BodyINS0_4WalkINS_3LifE{STORAGE[case.dtype]}{flags}"
 
 
 def parameters(case: Case) -> tuple[bytes, tuple[str, ...]]:
-    """Forward or Backward of lif.h as it lies in memory, and the names of its pointers."""
-    margin = 0.5 if case.guard else 0.0
-    shared = (0.0, 0.3, margin, 1.0, 3.0, False, True, False, False)
+    """Forward or Backward of arguments.h as it lies in memory, and the names of its pointers."""
     neurons = NEURONS + (0 if case.aligned else 1)
-    data = struct.pack("<5f4?4f", *shared, 0.5, 0.5, 0.0, 1.0) + struct.pack("<2q", 0, neurons)
+    margin = 0.5 if case.guard else 0.0
+    data = struct.pack("<6f4i", 0.0, margin, 1.0, 3.0, 0.0, 0.0, case.curve, int(case.noise), 0, 0)
+    data += struct.pack("<5?3x", case.guard, *[False] * 4)
+    rests, constants = [0.0] * 3, [0.5, 0.5, 0.0, 1.0, 0.0, 0.3 if case.noise else 0.0, *[0.0] * 10]
+    data += struct.pack("<19fI16Qq", *rests, *constants, 0, *[0] * 16, neurons)  # no row of a table
     data += struct.pack("<3qi4x6q6q", STEPS, neurons, neurons, 1, neurons, *[0] * 5, 1, *[0] * 5)
     data += struct.pack("<q", 0)  # noise_step
     names = FORWARD if case.kernel == "forward" else BACKWARD
     tensors = tuple(name for name in names if name)
     data += struct.pack(f"<{len(names)}Q", *(pointer(tensors.index(name)) if name else 0 for name in names))
-    return data + struct.pack("<dq", 1 / neurons, case.curve), tensors
+    return data + struct.pack("<d", 1 / neurons), tensors
 
 
 def compiled(case: Case) -> Code:

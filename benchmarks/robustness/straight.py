@@ -10,15 +10,15 @@ import tgo_kernels as tgo
 from benchmarks.robustness.attacks import Attack
 from benchmarks.robustness.models import watched
 
-Rule = Callable[[tgo.Neuron, Tensor, Tensor], Tensor]  # neuron, mean input, firing rate -> d rate / d mean input
+Rule = Callable[[tgo.neurons.LIF, Tensor, Tensor], Tensor]  # neuron, mean input, firing rate -> d rate / d mean input
 
 
-def bptr(neuron: tgo.Neuron, current: Tensor, rate: Tensor) -> Tensor:
+def bptr(neuron: tgo.neurons.LIF, current: Tensor, rate: Tensor) -> Tensor:
     """Backpropagation through rates (Ding et al., NeurIPS 2022): 1 where a neuron fires."""
     return (rate > 0).to(rate.dtype)
 
 
-def rga(neuron: tgo.Neuron, current: Tensor, rate: Tensor, g: float = 0.2) -> Tensor:
+def rga(neuron: tgo.neurons.LIF, current: Tensor, rate: Tensor, g: float = 0.2) -> Tensor:
     """Rate gradient approximation (Bu et al., CVPR 2023): the slope of a leaky neuron's rate in its input.
 
     With the input in units of the threshold and ``tau`` the decay: (1 - g + g tau) / (tau + 1) for 1 - tau <= r <= 2,
