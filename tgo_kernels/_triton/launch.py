@@ -259,7 +259,9 @@ def scan_bwd(
     none = x.new_empty(0, dtype=torch.float32)
     g_init = call.new_states() if need_g_init else ()
     g_table = none if table is None else torch.empty_like(table)
-    if call.programs:
+    if x.numel() == 0:
+        g_table.zero_()  # a table may have columns that are of no neuron
+    else:
         with torch.cuda.device_of(x):
             backward_kernel[(call.programs,)](
                 call.inputs,
