@@ -11,7 +11,7 @@ namespace tgo {
 template <class Engine>
 ForwardResult scan_fwd(Tensor any_x, OptionalTensor v_init, Tensors more, OptionalTensor table, OptionalTensor seed,
                        int64_t noise_step, int64_t checkpoint_every, Settings settings) {
-  const Engine engine(any_x);
+  Engine engine(any_x);
   Engine::check(checkpoint_every);
   const Call call(Engine::taken(any_x), v_init, more, table, seed, noise_step, checkpoint_every, settings);
   const Tensor& x = call.x;
@@ -41,7 +41,7 @@ BackwardResult scan_bwd(Tensor any_x, OptionalTensor v_init, Tensors more, Optio
                         int64_t noise_step, int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
                         OptionalTensor g_v_final, Tensors g_further, OptionalTensor g_penalty, bool need_g_init,
                         Settings settings) {
-  const Engine engine(any_x);
+  Engine engine(any_x);
   Engine::check(checkpoint_every);
   const Call call(Engine::taken(any_x), v_init, more, table, seed, noise_step, checkpoint_every, settings);
   const Tensor& x = call.x;

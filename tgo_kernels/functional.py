@@ -140,7 +140,7 @@ def run(
 ) -> LIFOutput:
     """:func:`lif` for constants that are already a :class:`tgo_kernels.neurons.LIF`."""
     check_tensors(x, v_init, neuron, impl)
-    lengths = None if valid is None else lengths_of(valid, x)
+    lengths = lengths_of(valid, x)
     spikes, v, penalty, neighbors, fired, further = _scan(neuron, x, v_init, [], noise_seed, noise_step, impl, lengths)
     return LIFOutput(spikes, v, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
 
@@ -252,9 +252,7 @@ def _scan(
         spikes = like(torch.empty_like(given), spikes)
         if neuron.membrane:
             further = [*further[:-1], like(spikes, further[-1])]
-    if lengths is not None:
-        penalty = over_valid(penalty, lengths, x)
-    return spikes, v_final, penalty, neighbors, fired, further
+    return spikes, v_final, over_valid(penalty, lengths, x), neighbors, fired, further
 
 
 @torch.compiler.assume_constant_result

@@ -29,8 +29,7 @@ LIBRARY.define(
     "fire_back(Tensor g_s, Tensor g_after, Tensor h, Tensor threshold, Tensor by, Tensor noise_std)"
     " -> (Tensor g_h, Tensor g_threshold, Tensor g_by, Tensor g_std)"
 )
-for _name in ("fire", "fire_back"):  # as in a graph: of these shapes
-    count = {"fire": 2, "fire_back": 4}[_name]
+for _name, count in (("fire", 2), ("fire_back", 4)):  # as in a graph: of these shapes
     LIBRARY.impl(_name, lambda *given, count=count: tuple(map(torch.clone, given[:count])), "CompositeExplicitAutograd")
 FIRE, FIRE_BACK = torch.ops.tgo_kernels_step.fire.default, torch.ops.tgo_kernels_step.fire_back.default
 
@@ -155,6 +154,12 @@ class Text:
                 self.names[node] = name
         self.outputs = [self.written(node) for node in output.args[0]]
 
+    def unpacked(self, line: str, neuron: Any, *g_states: str) -> list[str]:
+        """What is read of the groups that a step is given, each by ``line`` with its name, group and place."""
+        groups = {"states": neuron.STATES, "inputs": neuron.INPUTS, "constants": neuron.CONSTANTS, "g_states": g_states}
+        given = [(n, group, i) for group, names in groups.items() for i, n in enumerate(names) if n in self.read]
+        return [line.format(*each) for each in given]
+
     @staticmethod
     def operands(node: fx.Node) -> list[Any]:
         return list(node.args[:2] if node.target is FIRE_BACK else node.args)
@@ -213,30 +218,24 @@ def tuple_of(items: Sequence[str], indent: int = 8) -> str:
 def triton(name: str, neuron: Any) -> str:
     """The module of a step and its reverse."""
     forward, back = texts(neuron, Triton)
-    states, inputs, constants = neuron.STATES, neuron.INPUTS, neuron.CONSTANTS
-
-    def unpacked(text: Text, *groups: tuple[str, Sequence[str]]) -> list[str]:
-        return [f"    {n} = {group}[{i}]" for group, names in groups for i, n in enumerate(names) if n in text.read]
-
-    given = ("states", states), ("inputs", inputs), ("constants", constants)
-    g_states = [f"g_{state}" for state in states]
-    sizes = len(states), len(states) + len(inputs)
+    g_states, line = [f"g_{state}" for state in neuron.STATES], "    {} = {}[{}]"
+    sizes = len(neuron.STATES), len(neuron.STATES) + len(neuron.INPUTS)
     g = back.outputs
     lines = [
         "@triton.jit",
         "def step(states, inputs, constants, firing, F: tl.constexpr):",
-        *unpacked(forward, *given),
-        *(f"    {line}" for line in forward.lines),
+        *forward.unpacked(line, neuron),
+        *(f"    {each}" for each in forward.lines),
         f"    after, fired = fire({', '.join(forward.arguments)}, firing, F)",
         f"    return {tuple_of(forward.outputs[: sizes[0]], 4)}, fired",
         "",
         "",
         "@triton.jit",
         "def step_back(states, inputs, constants, fired, firing, g_states, g_s, F: tl.constexpr):",
-        *unpacked(back, *given, ("g_states", g_states)),
-        *(f"    {line}" for line in back.lines[: back.fired_at]),
+        *back.unpacked(line, neuron, *g_states),
+        *(f"    {each}" for each in back.lines[: back.fired_at]),
         f"    {', '.join(back.results)} = fire_back({', '.join(back.arguments)}, fired, firing, F)",
-        *(f"    {line}" for line in back.lines[back.fired_at :]),
+        *(f"    {each}" for each in back.lines[back.fired_at :]),
         "    return (",
         *(f"        {tuple_of(part)}," for part in (g[: sizes[0]], g[sizes[0] : sizes[1]], g[sizes[1] :])),
         "    )",
@@ -262,21 +261,14 @@ def cpp(name: str, neuron: Any) -> str:
     """The header of a step and its reverse."""
     forward, back = texts(neuron, Cpp)
     states, inputs, constants = neuron.STATES, neuron.INPUTS, neuron.CONSTANTS
-
-    def unpacked(text: Text, *groups: tuple[str, Sequence[str]]) -> list[str]:
-        return [
-            f"const F {n} = {group}[{i}];" for group, names in groups for i, n in enumerate(names) if n in text.read
-        ]
-
-    given = ("states", states), ("inputs", inputs), ("constants", constants)
-    g_states = [f"g_{state}" for state in states]
+    g_states, line = [f"g_{state}" for state in states], "const F {} = {}[{}];"
     gradients = iter(back.outputs)
     ends = "g_states", "g_inputs", "g_constants"
     sizes = len(states), len(inputs), len(constants)
     assigned = [f"{to}[{i}] = {next(gradients)};" for to, size in zip(ends, sizes, strict=True) for i in range(size)]
     first = [
-        *unpacked(forward, *given),
-        *(f"{line};" for line in forward.lines),
+        *forward.unpacked(line, neuron),
+        *(f"{each};" for each in forward.lines),
         f"const F after = fire({', '.join(forward.arguments)}, f, xi, found);",
         *(
             ["const Fired<F>& fired = *found;"]
@@ -286,13 +278,13 @@ def cpp(name: str, neuron: Any) -> str:
         *(f"states[{i}] = {output};" for i, output in enumerate(forward.outputs[: len(states)])),
     ]
     second = [
-        *unpacked(back, *given, ("g_states", g_states)),
-        *(f"{line};" for line in back.lines[: back.fired_at]),
+        *back.unpacked(line, neuron, *g_states),
+        *(f"{each};" for each in back.lines[: back.fired_at]),
         f"const auto [{', '.join(back.results)}] = fire_back({', '.join(back.arguments)}, g_m, fired, f, xi);",
-        *(f"{line};" for line in back.lines[back.fired_at :]),
+        *(f"{each};" for each in back.lines[back.fired_at :]),
         *assigned,
     ]
-    indented = ["\n".join(f"    {line}" for line in part) for part in (first, second)]
+    indented = ["\n".join(f"    {each}" for each in part) for part in (first, second)]
     return f"""// Printed by tgo_kernels/printer.py from the step of tgo_kernels/neurons/{name}.py.
 #pragma once
 

@@ -15,7 +15,7 @@ struct Form {
   using S = Stored;
   using Flags = KnownFlags;
   static constexpr uint32_t own = own_bits;
-  static constexpr bool any = std::is_same_v<Flags, Any>, rare = own == kAllOwn;
+  static constexpr bool rare = own == kAllOwn;
   static constexpr bool streams = std::is_same_v<S, float>;  // whether rows can be written past the caches
   // Vectors of neurons side by side: each waits for its own last step, so that AVX2's need more, though they find no
   // registers.

@@ -121,6 +121,11 @@ void states_at(const Call& call, const float* checkpoints, int64_t t, int64_t ev
                               : nullptr;
 }
 
+// Rows of x's kind: `data` is only read where they are no output.
+RowIO rows_of(const Call& call, const void* data, bool output = false) {
+  return RowIO(const_cast<void*>(data), storage_of(call.x), call.layout, output);
+}
+
 // Rows of a gradient, which may be none.
 void read_gradient(const RowIO& rows, const Chunk& chunk, Scratch& s, ChunkRows& scratch, Rows& to) {
   if (rows)
@@ -149,15 +154,6 @@ const Kernels& best_kernels() {
   return generic::kernels;
 #endif
 }
-
-namespace {
-
-// Rows of x's kind: `data` is only read where they are no output.
-RowIO rows_of(const Call& call, const void* data, bool output = false) {
-  return RowIO(const_cast<void*>(data), storage_of(call.x), call.layout, output);
-}
-
-}  // namespace
 
 Totals forward(const Call& call, const Forward& a) {
   const Layout& layout = call.layout;

@@ -24,7 +24,7 @@ inline Place place_of(const Layout& layout) {
 
 template <class Device>
 struct __attribute__((visibility("hidden"))) Engine {
-  mutable Device device;
+  Device device;
 
   explicit Engine(const Tensor& x) : device(x) {}
 
@@ -36,13 +36,13 @@ struct __attribute__((visibility("hidden"))) Engine {
                     kCheckpointEvery, ", got ", checkpoint_every);
   }
 
-  void forward(const Call& call, Forward a, const Sums& sums) const {
+  void forward(const Call& call, Forward a, const Sums& sums) {
     a.place = place_of(call.layout);
     Tensor partials = row(call.x, kMaxBlocks * int64_t(sizeof(BlockTotals) / sizeof(int64_t)), ScalarType::Long);
     device.forward(form_of(call, !a.states[0], a, {a.spikes, a.membrane, a.finals[0]}), a,
                    static_cast<BlockTotals*>(partials.mutable_data_ptr()), sums);
   }
-  void backward(const Call& call, Backward a) const {
+  void backward(const Call& call, Backward a) {
     a.place = place_of(call.layout);
     const bool rest = !a.states[0] && !a.g_finals[0] && !a.g_states[0];
     device.backward(form_of(call, rest, a, {a.checkpoints, a.g_spikes, a.g_membrane, a.g_finals[0], a.g_finals[1],

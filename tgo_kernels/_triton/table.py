@@ -3,7 +3,6 @@
 One without a time axis has one row, and is held; one with a time axis has a row for each step, and is read there, one
 neuron a thread.
 """
-# mypy: ignore-errors
 
 import triton
 import triton.language as tl
