@@ -84,6 +84,7 @@ inline Storage storage_of(const Tensor& x) {
 }
 
 using Tensors = std::vector<Tensor>;
+using OptionalTensors = std::optional<Tensors>;  // none are no list: torch takes 0.3 us to hand one over
 using Settings = std::vector<double>;  // of the Python side (tgo_kernels/ops.py): torch takes 0.2 us for each argument
 
 struct Call {
@@ -97,7 +98,7 @@ struct Call {
   OptionalTensor lengths;    // int32, in the order of x's memory
   Arguments arguments{};
 
-  Call(const Tensor& any_x, const OptionalTensor& v_init, const Tensors& more, const OptionalTensor& table,
+  Call(const Tensor& any_x, const OptionalTensor& v_init, const OptionalTensors& more, const OptionalTensor& table,
        const OptionalTensor& seed, int64_t noise_step, int64_t checkpoint_every, const Settings& settings)
       : x(any_x), layout(layout_of(x)), checkpoint_every(checkpoint_every) {
     if (!layout.steps) {  // not dense
@@ -134,7 +135,7 @@ struct Call {
     STD_TORCH_CHECK(!noisy() || seed, "noise needs a seed");
     arguments.seed = noisy() ? seed->const_data_ptr<int64_t>() : nullptr;
     arguments.noise_step = noise_step;
-    set_more(v_init, more);
+    set_more(v_init, more.value_or(Tensors()));
     arguments.inputs[0] = x.const_data_ptr();
     for (size_t k = 0; k < inputs.size(); ++k) arguments.inputs[k + 1] = inputs[k].const_data_ptr();
     for (size_t k = 0; k < states.size(); ++k) arguments.states[k] = states[k].const_data_ptr<float>();

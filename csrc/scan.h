@@ -9,8 +9,8 @@
 namespace tgo {
 
 template <class Engine>
-ForwardResult scan_fwd(Tensor any_x, OptionalTensor v_init, Tensors more, OptionalTensor table, OptionalTensor seed,
-                       int64_t noise_step, int64_t checkpoint_every, Settings settings) {
+ForwardResult scan_fwd(Tensor any_x, OptionalTensor v_init, OptionalTensors more, OptionalTensor table,
+                       OptionalTensor seed, int64_t noise_step, int64_t checkpoint_every, Settings settings) {
   Engine engine(any_x);
   Engine::check(checkpoint_every);
   const Call call(Engine::taken(any_x), v_init, more, table, seed, noise_step, checkpoint_every, settings);
@@ -37,15 +37,16 @@ ForwardResult scan_fwd(Tensor any_x, OptionalTensor v_init, Tensors more, Option
 }
 
 template <class Engine>
-BackwardResult scan_bwd(Tensor any_x, OptionalTensor v_init, Tensors more, OptionalTensor table, OptionalTensor seed,
-                        int64_t noise_step, int64_t checkpoint_every, Tensor checkpoints, OptionalTensor g_spikes,
-                        OptionalTensor g_v_final, Tensors g_further, OptionalTensor g_penalty, bool need_g_init,
-                        Settings settings) {
+BackwardResult scan_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensors more, OptionalTensor table,
+                        OptionalTensor seed, int64_t noise_step, int64_t checkpoint_every, Tensor checkpoints,
+                        OptionalTensor g_spikes, OptionalTensor g_v_final, OptionalTensors any_further,
+                        OptionalTensor g_penalty, bool need_g_init, Settings settings) {
   Engine engine(any_x);
   Engine::check(checkpoint_every);
   const Call call(Engine::taken(any_x), v_init, more, table, seed, noise_step, checkpoint_every, settings);
   const Tensor& x = call.x;
   const Shape shape = call.shape();
+  const Tensors g_further = any_further.value_or(Tensors());
   call.check_backward(checkpoints, g_spikes, g_further);
   Tensors g_inputs, g_states, kept;
   for (int k = 0; k < shape.inputs; ++k) g_inputs.push_back(empty_as(x));

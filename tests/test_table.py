@@ -35,14 +35,19 @@ def test_a_table_is_small_beside_its_neurons():
     assert table.table_of((torch.ones(()),) * 3, x[:, 0, 0])[0].shape == (3, 32 * 32)
 
 
-def test_a_sum_does_not_depend_on_its_order():
-    x = torch.randn(300_000) * torch.logspace(-20, 4, 300_000)
-    forth, back = (table.exact_sum(given, ()) for given in (x, x[torch.randperm(300_000)]))
-    assert torch.equal(forth, back) and torch.equal(forth, x.double().sum().float())
+def test_a_sum_is_the_same_on_every_number_of_threads():
+    x = torch.randn(3, 100_003) * torch.logspace(-20, 4, 100_003)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(table.sum_by_halves(x, (3, 1)))
+    torch.set_num_threads(2)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    torch.testing.assert_close(found[0], x.double().sum(1, keepdim=True).float())
     rows = torch.randn(70, 3, 5)
-    torch.testing.assert_close(table.exact_sum(rows, (3, 1)), rows.sum((0, 2))[:, None])
-    assert table.exact_sum(torch.zeros(4), ()) == 0 and table.exact_sum(torch.tensor([1.0, torch.nan]), ()).isnan()
-    assert not table.exact_sum(torch.tensor([1.0, torch.inf]), ()).isfinite()
+    torch.testing.assert_close(table.sum_by_halves(rows, (1, 3, 1)), rows.sum((0, 2), keepdim=True))
+    assert torch.equal(table.sum_by_halves(torch.zeros(2, 0), (2, 1)), torch.zeros(2, 1))
+    assert table.sum_by_halves(torch.tensor([1.0, torch.nan]), (1,)).isnan()
 
 
 @pytest.mark.parametrize("extras", [{**EVERYTHING, "noise_std": 0.0, "guard_margin": 0.0}, EVERYTHING])

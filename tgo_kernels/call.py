@@ -82,13 +82,11 @@ def check_input(name: str, more: Tensor, x: Tensor) -> None:
         )
 
 
-def lengths_of(valid: Tensor | None, x: Tensor) -> Tensor | None:
+def lengths_of(valid: Tensor, x: Tensor) -> Tensor:
     """How many steps each neuron has, [*] int32, from lengths [B] or a mask [T, B] of x [T, B, *].
 
     A mask must hold up to a sequence's end and not after it; on a GPU that is not looked at.
     """
-    if valid is None:
-        return None
     if not isinstance(valid, Tensor):
         raise TypeError(f"valid must be a torch.Tensor, lengths [B] or a mask [T, B], got {type(valid).__name__}")
     if valid.is_nested or valid.layout != torch.strided:
@@ -109,10 +107,8 @@ def lengths_of(valid: Tensor | None, x: Tensor) -> Tensor | None:
     return lengths.reshape(-1, *[1] * (x.dim() - 2)).expand(x.shape[1:])
 
 
-def over_valid(penalty: Tensor, lengths: Tensor | None, x: Tensor) -> Tensor:
+def over_valid(penalty: Tensor, lengths: Tensor, x: Tensor) -> Tensor:
     """The mean over all steps as that over those within the lengths."""
-    if lengths is None:
-        return penalty
     return penalty * (x.numel() / lengths.sum().clamp(min=1)).to(penalty.dtype)
 
 

@@ -140,8 +140,7 @@ def run(
 ) -> LIFOutput:
     """:func:`lif` for constants that are already a :class:`tgo_kernels.neurons.LIF`."""
     check_tensors(x, v_init, neuron, impl)
-    lengths = lengths_of(valid, x)
-    spikes, v, penalty, neighbors, fired, further = _scan(neuron, x, v_init, [], noise_seed, noise_step, impl, lengths)
+    spikes, v, penalty, neighbors, fired, further = _scan(neuron, x, v_init, [], noise_seed, noise_step, impl, valid)
     return LIFOutput(spikes, v, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
 
 
@@ -191,10 +190,7 @@ def scan(
     for name, each in zip(neuron.STATES, states, strict=False):
         check_state(name, each, x)
     v, more = states[0] if states else None, [*streams, *states[1:]]
-    lengths = lengths_of(valid, x)
-    spikes, v_final, penalty, neighbors, fired, further = _scan(
-        neuron, x, v, more, noise_seed, noise_step, impl, lengths
-    )
+    spikes, v_final, penalty, neighbors, fired, further = _scan(neuron, x, v, more, noise_seed, noise_step, impl, valid)
     state = (v_final, *further[: len(neuron.STATES) - 1])
     return ScanOutput(spikes, state, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
 
@@ -214,9 +210,10 @@ def _scan(
     noise_seed: int | Tensor | None,
     noise_step: int,
     impl: str,
-    lengths: Tensor | None,
+    valid: Tensor | None,
 ) -> tuple[Any, ...]:
     """Spikes, the first final state, penalty, neighbors, fired, and a list: further final states, and a membrane."""
+    lengths = None if valid is None else lengths_of(valid, x)
     if noise_step != 0 or type(noise_step) is not int:
         noise.check_step(noise_step, x.shape[0])
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
@@ -234,15 +231,14 @@ def _scan(
         state = None if v_init is None else (v_init, *more[streams:])
         out = reference.scan(neuron, (x, *more[:streams]), state, seed, noise_step, lengths)
         membrane = () if out.membrane is None else (out.membrane,)
-        penalty = over_valid(out.penalty, lengths, x)
-        return out.spikes, out.state[0], penalty, out.neighbors, out.fired, [*out.state[1:], *membrane]
+        return out.spikes, out.state[0], out.penalty, out.neighbors, out.fired, [*out.state[1:], *membrane]
     table, given, about = None, x, neuron.settings
     if neuron.own:
         table, x = table_of(neuron.own, x)
         about = with_time(about, [each.dim() == x.dim() for each in neuron.own])
     if lengths is not None:
         more = [*more, lengths]
-    arguments = x, v_init, more, table, seed, noise_step, 0, about
+    arguments = x, v_init, more or None, table, seed, noise_step, 0, about
     if traced or torch._C._are_functorch_transforms_active():
         results = ops.OPERATORS[engine][0](*arguments)
     else:
@@ -252,7 +248,9 @@ def _scan(
         spikes = like(torch.empty_like(given), spikes)
         if neuron.membrane:
             further = [*further[:-1], like(spikes, further[-1])]
-    return spikes, v_final, over_valid(penalty, lengths, x), neighbors, fired, further
+    if lengths is not None:
+        penalty = over_valid(penalty, lengths, x)
+    return spikes, v_final, penalty, neighbors, fired, further
 
 
 @torch.compiler.assume_constant_result

@@ -31,9 +31,9 @@ def lif(
     check_tensors(x, v_init, neuron, "reference")
     noise.check_step(noise_step, x.shape[0])
     seed = noise.seed_for(neuron.noisy, noise_seed, x.device)
-    lengths = lengths_of(valid, x)
+    lengths = None if valid is None else lengths_of(valid, x)
     out = scan(neuron, (x,), None if v_init is None else (v_init,), seed, noise_step, lengths)
-    return LIFOutput(out.spikes, out.state[0], over_valid(out.penalty, lengths, x), *out[3:])
+    return LIFOutput(out.spikes, out.state[0], *out[2:])
 
 
 def scan(
@@ -63,6 +63,7 @@ def scan(
     if neuron.guard_margin > 0:
         totals, near = zip(*counted, strict=True)
         penalty = (torch.stack(totals).sum() / max(x.numel(), 1)).to(penalty.dtype)
+        penalty = penalty if lengths is None else over_valid(penalty, lengths, x)
         neighbors = torch.stack(near).sum()
     found = _as(x, torch.stack(spikes)), states, penalty, neighbors, fired
     return ScanOutput(*found, _as(x, torch.stack(membranes)) if neuron.membrane else None)

@@ -43,10 +43,7 @@ def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Spread(Function):
-    """Values that broadcast to ``shape``, of one step or of all, as rows of so many columns.
-
-    A gradient is a sum whose order does not show.
-    """
+    """Values that broadcast to ``shape``, of one step or of all, as rows of so many columns."""
 
     @staticmethod
     def forward(ctx, shape, *values):
@@ -59,30 +56,31 @@ class _Spread(Function):
         for rest, alike in groupby(ctx.shapes, lambda shape: shape[1:]):  # at once: a small one is all calls
             steps = [shape[0] for shape in alike]
             rows = sum(steps)
-            found += exact_sum(grads[:rows], (rows, 1, *rest)).reshape(rows, *rest).split(steps)
+            found += sum_by_halves(grads[:rows], (rows, 1, *rest)).reshape(rows, *rest).split(steps)
             grads = grads[rows:]
         return None, *(g if need else None for g, need in zip(found, ctx.needs_input_grad[1:], strict=True))
+
+
+def _spread(shape: Sequence[int], values: Sequence[Tensor]) -> Tensor:
+    steps = torch.stack(torch.broadcast_tensors(*(step for value in values for step in value)))
+    return steps[:, None].expand(-1, *shape).flatten(1).contiguous()
 
 
 spread = differentiated(
     "spread",
     "(SymInt[] shape, Tensor[] values) -> Tensor",
-    lambda shape, values: torch.stack([step.expand(shape) for value in values for step in value]).flatten(1),
+    _spread,
     lambda shape, values: apply(_Spread, shape, *values),
 )
 
 
-def exact_sum(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``x.sum_to_size(shape)``, in integers, so that it is the same in every order: for fewer than 2^27 terms, which
-    are rounded to 2^-37 of the largest, or less."""
-    wanted = (1,) * (x.dim() - len(shape)) + tuple(shape)
-    dims = [d for d, (given, size) in enumerate(zip(x.shape, wanted, strict=True)) if size == 1 and given != 1]
-    if not dims or x.numel() == 0:
+def sum_by_halves(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x.sum_to_size(shape)``, in an order that is that of its shape: torch's own depends on the number of threads."""
+    if x.numel() == 0:
         return x.sum_to_size(shape)
-    kept = [d for d in range(x.dim()) if d not in dims]
-    terms = x.permute(*kept, *dims).reshape(*(x.shape[d] for d in kept), -1)
-    largest = terms.abs().amax(-1, keepdim=True)
-    exponent = torch.frexp(largest).exponent.clamp_min(-113) - 36
-    unit = torch.ldexp(torch.ones_like(largest), exponent) + (largest - largest)  # NaN where there is no largest
-    total = (terms / unit).round_().long().sum(-1, keepdim=True) * unit.double()
-    return total.reshape(shape).to(x.dtype)
+    for d, size in enumerate(shape):
+        while x.shape[d] > size:
+            half = x.shape[d] // 2
+            low, high, odd = x.narrow(d, 0, half), x.narrow(d, half, half), x.narrow(d, 2 * half, x.shape[d] % 2)
+            x = torch.cat((low + high, odd), d) if x.shape[d] % 2 else low + high
+    return x

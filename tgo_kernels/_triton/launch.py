@@ -95,7 +95,7 @@ class _Call:
         self,
         x: Tensor,
         v_init: Tensor | None,
-        more: Sequence[Tensor],
+        more: Sequence[Tensor] | None,
         table: Tensor | None,
         noise_step: int,
         checkpoint_every: int,
@@ -110,8 +110,9 @@ class _Call:
         self.x, self.layout = arrange(x)
         self.given, self.states, self.backward = x, states, backward
         self.state = torch.empty_like(self.x[0], dtype=torch.float32)
+        more = list(more or ())
         self.inputs = (self.x, *(like(self.x, each) for each in more[: inputs - 1]))
-        more = list(more[inputs - 1 :])
+        more = more[inputs - 1 :]
         first = [None] * states if v_init is None else [v_init, *more[: states - 1]]
         self.init = tuple(each if each is None else like(self.state, each) for each in first)
         more = more if v_init is None else more[states - 1 :]
@@ -185,7 +186,7 @@ class _Call:
 def scan_fwd(
     x: Tensor,
     v_init: Tensor | None,
-    more: Sequence[Tensor],
+    more: Sequence[Tensor] | None,
     table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
@@ -231,7 +232,7 @@ def scan_fwd(
 def scan_bwd(
     x: Tensor,
     v_init: Tensor | None,
-    more: Sequence[Tensor],
+    more: Sequence[Tensor] | None,
     table: Tensor | None,
     seed: Tensor | None,
     noise_step: int,
@@ -239,14 +240,14 @@ def scan_bwd(
     checkpoints: Tensor,
     g_spikes: Tensor | None,
     g_v_final: Tensor | None,
-    g_further: Sequence[Tensor],
+    g_further: Sequence[Tensor] | None,
     g_penalty: Tensor | None,
     need_g_init: bool,
     settings: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     if checkpoint_every != CHECKPOINT_EVERY:
         raise ValueError(f"checkpoint_every must be {CHECKPOINT_EVERY}, got {checkpoint_every}")
-    further = [g if g.numel() else None for g in g_further]
+    further = [g if g.numel() else None for g in g_further or ()]
     states = shape_of(settings)[0]
     g_membrane = further[states - 1] if len(further) == states else None
     arguments = x, v_init, more, table, noise_step, checkpoint_every, settings
