@@ -9,6 +9,7 @@ all alike.
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import time
@@ -26,7 +27,8 @@ from benchmarks.verify import gate
 
 DEFAULT = ("headline/*/plain/fp32/*", "headline/*/both/fp32/*", "headline/*/plain/bf16/training", "call/*", "T/*")
 CLONE = "torch.clone"
-WARM_UP = 2
+WARM_UP, WARM_UP_LIMIT = 3, 20  # rounds before those that count: so many in a row in which the heap does not grow
+SETTLED = 256  # page faults of a round, if it does not
 PROBED = "headline/N4194304"  # alone, since the first call of torch.compile takes long
 LIMIT_S = 30.0  # a case ends after this, with at least three rounds
 SAMPLE_MS = 10.0  # a shorter call is repeated until it takes this long, so that it is not half cold
@@ -68,20 +70,28 @@ def probe(case: str, peer: Peer, threads: int) -> dict[str, str]:
 
 
 def times_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each, in rounds that go through all of them."""
+    """Milliseconds of each, in rounds that go through all of them, once the heap has grown to what they need."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     counts = dict.fromkeys(calls, 1)
-    start = time.perf_counter()
-    for turn in range(-WARM_UP, rounds):
+    settled = 0
+    for _ in range(WARM_UP_LIMIT):
+        before = page_faults()
         for name, call in calls.items():
-            value = milliseconds(call, counts[name])
-            if turn >= 0:
-                times[name].append(value)
-            else:
-                counts[name] = max(1, int(SAMPLE_MS / value))
+            counts[name] = max(1, int(SAMPLE_MS / milliseconds(call, counts[name])))
+        settled = settled + 1 if page_faults() - before < SETTLED else 0
+        if settled == WARM_UP:
+            break
+    start = time.perf_counter()
+    for turn in range(rounds):
+        for name, call in calls.items():
+            times[name].append(milliseconds(call, counts[name]))
         if turn >= 2 and time.perf_counter() - start > LIMIT_S:
             break
     return times
+
+
+def page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def percentiles(values: list[float]) -> list[float]:

@@ -25,62 +25,78 @@ def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     ``own`` broadcast to [*], or with a time axis to [T, *]; the table is differentiable with respect to them.
     """
     x, _ = arrange(x)
-    dims = [d - 1 for d in outermost_first(x) if d > 0]
-    # [T or 1, *] in the order of memory.
-    values = [value[(None,) * (x.dim() - value.dim())].permute(0, *(d + 1 for d in dims)) for value in own]
-    first = min([d for value in values for d in range(len(dims)) if value.shape[d + 1] != 1], default=len(dims))
-    sizes = [x.shape[d + 1] for d in dims]
+    order = [0, *(d for d in outermost_first(x) if d > 0)]
+    far = range(1, x.dim())
+    first = min([k for k in far for value in own if _varies(value, order[k] - x.dim())], default=x.dim())
+    sizes = [x.shape[d] for d in order]
     if torch._C._get_tracing_state() is not None:  # of torch.jit.trace, where sizes are tensors
         sizes = [int(size) for size in sizes]
-    repeats, period = prod(sizes[:first]), prod(sizes[first:])
+    repeats, period = prod(sizes[1:first]), prod(sizes[first:])
     columns = COLUMNS.get(x.device.type, 2**18)
     # D is a multiple of 16, so that what lies D apart is aligned alike, unless it would be much larger for it.
     aligned = 1 if period % 16 == 0 or period * 16 > columns else 16
     rows = -(-columns // (period * aligned)) * aligned if period else 1
     if not torch.compiler.is_compiling():  # which would have to know for which batch
         rows = min(rows, repeats)
-    return spread((rows, *sizes[first:]), [value.flatten(0, first) for value in values]), x
+    return spread((rows, *sizes[first:]), order, own), x
+
+
+def _varies(value: Tensor, d: int) -> bool:
+    return value.dim() >= -d and value.shape[d] != 1
 
 
 class _Spread(Function):
-    """Values that broadcast to ``shape``, of one step or of all, as rows of so many columns."""
+    """Values of one step or of all, whose dimensions lie in that order in memory, as rows of columns of that shape."""
 
     @staticmethod
-    def forward(ctx, shape, *values):
-        ctx.shape, ctx.shapes = shape, [value.shape for value in values]
-        return below(spread, shape, values)
+    def forward(ctx, shape, order, *values):
+        ctx.shape, ctx.order, ctx.shapes = shape, order, [value.shape for value in values]
+        return below(spread, shape, order, values)
 
     @staticmethod
     def backward(ctx, grad):
-        grads, found = grad.reshape(sum(shape[0] for shape in ctx.shapes), *ctx.shape), []
-        for rest, alike in groupby(ctx.shapes, lambda shape: shape[1:]):  # at once: a small one is all calls
+        dims, back = len(ctx.order), [ctx.order.index(d) for d in range(len(ctx.order))]
+        given = [(1,) * (dims - len(shape)) + tuple(shape) for shape in ctx.shapes]
+        lying = [tuple(shape[d] for d in ctx.order) for shape in given]
+        grads, found = grad.reshape(sum(shape[0] for shape in lying), *ctx.shape), []
+        for rest, alike in groupby(lying, lambda shape: shape[1:]):  # at once: a small one is all calls
             steps = [shape[0] for shape in alike]
             rows = sum(steps)
-            found += sum_by_halves(grads[:rows], (rows, 1, *rest)).reshape(rows, *rest).split(steps)
+            found += sum_to_size(grads[:rows], (rows, 1, *rest[dims - len(ctx.shape) :])).split(steps)
             grads = grads[rows:]
-        return None, *(g if need else None for g, need in zip(found, ctx.needs_input_grad[1:], strict=True))
+        pairs = zip(found, lying, ctx.shapes, ctx.needs_input_grad[2:], strict=True)
+        return (
+            None,
+            None,
+            *(g.reshape(lies).permute(back).reshape(shape) if need else None for g, lies, shape, need in pairs),
+        )
 
 
-def _spread(shape: Sequence[int], values: Sequence[Tensor]) -> Tensor:
-    steps = torch.stack(torch.broadcast_tensors(*(step for value in values for step in value)))
+def _spread(shape: Sequence[int], order: Sequence[int], values: Sequence[Tensor]) -> Tensor:
+    dims = len(order)
+    full = [value.reshape((1,) * (dims - value.dim()) + value.shape).permute(*order) for value in values]
+    columns = [value.flatten(0, dims - len(shape)) for value in full]
+    steps = torch.stack(torch.broadcast_tensors(*(step for value in columns for step in value)))
     return steps[:, None].expand(-1, *shape).flatten(1).contiguous()
 
 
 spread = differentiated(
     "spread",
-    "(SymInt[] shape, Tensor[] values) -> Tensor",
+    "(SymInt[] shape, int[] order, Tensor[] values) -> Tensor",
     _spread,
-    lambda shape, values: apply(_Spread, shape, *values),
+    lambda shape, order, values: apply(_Spread, shape, order, *values),
 )
 
 
-def sum_by_halves(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """``x.sum_to_size(shape)``, in an order that is that of its shape: torch's own depends on the number of threads."""
-    if x.numel() == 0:
-        return x.sum_to_size(shape)
+SERIAL = 2**15  # terms that torch adds up by one thread
+
+
+def sum_to_size(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x.sum_to_size(shape)``, in the same order on any number of threads: by halves, until one thread does it."""
     for d, size in enumerate(shape):
-        while x.shape[d] > size:
+        while x.shape[d] > size and x.numel() >= SERIAL:
             half = x.shape[d] // 2
-            low, high, odd = x.narrow(d, 0, half), x.narrow(d, half, half), x.narrow(d, 2 * half, x.shape[d] % 2)
-            x = torch.cat((low + high, odd), d) if x.shape[d] % 2 else low + high
-    return x
+            odd = x.narrow(d, 2 * half, 1) if x.shape[d] % 2 else None
+            x = x.narrow(d, 0, half) + x.narrow(d, half, half)
+            x = x if odd is None else torch.cat((x, odd), d)
+    return x.sum_to_size(shape)
