@@ -189,6 +189,18 @@ def backward_body(held, values, xi, total, given, F: tl.constexpr):
     return held[:G] + g_states + sums, all_each(g_inputs, F.inputs), total
 
 
+@triton.jit
+def taken(program, again, neurons, columns, steps, inner, sizes, strides, lengths_ptr, F: tl.constexpr):
+    """The neurons that a program takes, of those that share its columns the next ones again: where their rows and their
+    states lie, what their noise is counted by, and how many steps they have."""
+    before = again * columns.to(tl.int64) if F.owned > 0 else 0
+    until = tl.minimum(neurons, before + columns) if F.owned > 0 else neurons
+    place = place_of(program, before, until, steps, inner, F)
+    states = states_of(program, before, until, F)
+    first = counter_of(states[0], sizes, strides, F)
+    return place, states, first, load_lengths(lengths_ptr, steps, states, F)
+
+
 @triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
     inputs, init_ptrs, lengths_ptr, table_ptr, seed_ptr, spikes_ptr, membrane_ptr, final_ptrs, checkpoints_ptr,
@@ -210,12 +222,9 @@ def forward_kernel(
     all_penalty = tl.zeros((F.block,), tl.float64)
     all_near, all_fired = tl.zeros((F.block,), tl.int32), tl.zeros((F.block,), tl.int32)
     for again in range((neurons + columns - 1) // columns if F.owned > 0 else 1):
-        before = again * columns.to(tl.int64) if F.owned > 0 else 0
-        until = tl.minimum(neurons, before + columns) if F.owned > 0 else neurons
-        place = place_of(program, before, until, steps, inner, F)
-        states = states_of(program, before, until, F)
-        first = counter_of(states[0], sizes, strides, F)
-        length = load_lengths(lengths_ptr, steps, states, F)
+        place, states, first, length = taken(
+            program, again, neurons, columns, steps, inner, sizes, strides, lengths_ptr, F
+        )
         v = load_all_states(init_ptrs, rests, states, F.count, F)
         penalty = tl.zeros((F.block,), tl.float64)
         near, fired = tl.zeros((F.block,), tl.int32), tl.zeros((F.block,), tl.int32)
@@ -276,12 +285,9 @@ def backward_kernel(
     settings = rests[0], guard_margin, grid, k, curve_height, curve_scale
     KEEPS_G: tl.constexpr = F.g_init or not F.once
     for again in range((neurons + columns - 1) // columns if F.owned > 0 else 1):
-        before = again * columns.to(tl.int64) if F.owned > 0 else 0
-        until = tl.minimum(neurons, before + columns) if F.owned > 0 else neurons
-        place = place_of(program, before, until, steps, inner, F)
-        states = states_of(program, before, until, F)
-        first = counter_of(states[0], sizes, strides, F)
-        length = load_lengths(lengths_ptr, steps, states, F)
+        place, states, first, length = taken(
+            program, again, neurons, columns, steps, inner, sizes, strides, lengths_ptr, F
+        )
         g_v = load_all_states(g_final_ptrs, zeros(S), states, F.count if KEEPS_G else 1, F)
         exists = tl.arange(0, F.block) * F.count < states[2]
 
