@@ -43,7 +43,7 @@ def check_tensors(x: Tensor, v_init: Tensor | None, neuron: Neuron, impl: str = 
         raise TypeError(f"x must be a torch.Tensor of shape [T, *], got {type(x).__name__}")
     if x.dtype not in DTYPES and not (x.dtype == torch.float64 and impl == "reference"):
         raise TypeError(f"x must be float32, float16 or bfloat16 (or float64 with impl='reference'), got {x.dtype}")
-    if x.is_nested or x.layout != torch.strided:
+    if x.is_nested or x.layout != torch.strided:  # here, or a small call takes longer
         raise not_dense("x", x)
     if x.dim() == 0:
         raise ValueError("x must have a time axis first, shape [T, *]; got a scalar")
@@ -59,8 +59,7 @@ def check_state(name: str, v: Tensor, x: Tensor) -> None:
     """A state before the first step of x."""
     if not isinstance(v, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor or None, got {type(v).__name__}")
-    if v.is_nested or v.layout != torch.strided:
-        raise not_dense(name, v)
+    check_dense(name, v)
     if v.dtype != state_dtype(x.dtype):
         raise TypeError(f"{name} must be {named(state_dtype(x.dtype))} for x in {named(x.dtype)}, got {v.dtype}")
     if v.shape != x.shape[1:]:
@@ -73,8 +72,7 @@ def check_input(name: str, more: Tensor, x: Tensor) -> None:
     """An input beside x."""
     if not isinstance(more, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor as x is, got {type(more).__name__}")
-    if more.is_nested or more.layout != torch.strided:
-        raise not_dense(name, more)
+    check_dense(name, more)
     if (more.shape, more.dtype, more.device) != (x.shape, x.dtype, x.device):
         raise ValueError(
             f"{name} must be {named(x.dtype)} {tuple(x.shape)} on {x.device} as x is, "
@@ -89,8 +87,7 @@ def lengths_of(valid: Tensor, x: Tensor) -> Tensor:
     """
     if not isinstance(valid, Tensor):
         raise TypeError(f"valid must be a torch.Tensor, lengths [B] or a mask [T, B], got {type(valid).__name__}")
-    if valid.is_nested or valid.layout != torch.strided:
-        raise not_dense("valid", valid)
+    check_dense("valid", valid)
     if x.dim() < 2:
         raise ValueError(f"valid needs x with a batch, [T, B, *], got shape {tuple(x.shape)}")
     if valid.device != x.device:
@@ -112,6 +109,11 @@ def over_valid(penalty: Tensor, lengths: Tensor, x: Tensor) -> Tensor:
     return penalty * (x.numel() / lengths.sum().clamp(min=1)).to(penalty.dtype)
 
 
+def check_dense(name: str, value: Tensor) -> None:
+    if value.is_nested or value.layout != torch.strided:
+        raise not_dense(name, value)
+
+
 def not_dense(name: str, value: Tensor) -> TypeError:
     nested = "a nested one; torch.nested.to_padded_tensor makes it dense"
     what = nested if value.is_nested else f"{value.layout}; its to_dense() is one"
@@ -119,8 +121,7 @@ def not_dense(name: str, value: Tensor) -> TypeError:
 
 
 def check_own(name: str, value: Tensor, x: Tensor) -> None:
-    if value.is_nested or value.layout != torch.strided:
-        raise not_dense(name, value)
+    check_dense(name, value)
     if value.dtype != state_dtype(x.dtype):
         raise TypeError(f"{name} must be {named(state_dtype(x.dtype))} for x in {named(x.dtype)}, got {value.dtype}")
     if value.device != x.device:

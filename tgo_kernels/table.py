@@ -1,9 +1,9 @@
 """Constants that neurons have of their own, as the table that the compiled engines read.
 
 A row for each constant that is a tensor, or T rows, if it has a time axis, too; neuron m in the order of memory has
-column ``m % D``. D is a multiple of the
-distance after which the constants repeat, so that an engine that walks its neurons D apart reads a column once, and
-adds up the gradients of a column where it stands. Everything about channels is here, and the engines know none.
+column ``m % D``. D is a multiple of the distance after which the constants repeat, so that an engine that walks its
+neurons D apart reads a column once, and adds up the gradients of a column where it stands. Everything about channels is
+here, and the engines know none.
 """
 
 from collections.abc import Sequence
