@@ -259,7 +259,7 @@ def scan_bwd(
     g_inputs = tuple(call.new_row() for _ in call.inputs)
     none = x.new_empty(0, dtype=torch.float32)
     g_init = call.new_states() if need_g_init else ()
-    g_table = none if table is None else torch.empty_like(table)
+    g_table = torch.empty_like(none if table is None else table)  # an operator's results are no aliases of each other
     if x.numel() == 0:
         g_table.zero_()  # a table may have columns that are of no neuron
     else:
