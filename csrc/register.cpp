@@ -3,6 +3,9 @@
 
 #include <string>
 
+#include "cpu/max_pool.h"
+#include "cpu/norm.h"
+#include "cpu/pack.h"
 #include "cpu/walk.h"
 #include "scan.h"
 
@@ -31,4 +34,10 @@ STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CompositeExplicitAutograd, m) { m.impl("c
 STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CPU, m) {
   m.impl("scan_fwd", TORCH_BOX(&scan_fwd<CpuEngine>));
   m.impl("scan_bwd", TORCH_BOX(&scan_bwd<CpuEngine>));
+  m.impl("add_affine", TORCH_BOX(&cpu::add_affine));
+  m.impl("channel_moments", TORCH_BOX(&cpu::channel_moments));
+  m.impl("max_pool", TORCH_BOX(&cpu::max_pool));
+  m.impl("max_pool_bwd", TORCH_BOX(&cpu::max_pool_bwd));
+  m.impl("pack", TORCH_BOX(&cpu::pack));
+  m.impl("unpack", TORCH_BOX(&cpu::unpack));
 }

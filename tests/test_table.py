@@ -17,7 +17,7 @@ def test_columns_repeat_in_the_order_of_memory(layout, shape):
     """A value can be found again: neuron m has column m % D."""
     x = lay(torch.zeros(2, 64, 6, 4, 5), layout)
     own = torch.arange(float(torch.Size(shape).numel())).reshape(shape)
-    found, dense = table.table_of((own, own + 0.25, own + 0.5), x)
+    found, _, dense = table.table_of((own, own + 0.25, own + 0.5), x)
     assert dense is x
     columns = found.shape[1]
     expected = torch.empty_like(x[0]).copy_(own.expand(x.shape[1:]))

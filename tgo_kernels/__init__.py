@@ -2,19 +2,24 @@
 
 from tgo_kernels import neurons, noise, reference, surrogate
 from tgo_kernels.allocator import tune_allocator
+from tgo_kernels.blocks import Block
 from tgo_kernels.call import LIFOutput, ScanOutput
 from tgo_kernels.functional import lif, scan
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
 from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.ops import available_impls, explain_impl
 from tgo_kernels.over_time import OverTime
+from tgo_kernels.packing import pack_spikes
+from tgo_kernels.pools import MaxPool2d
 from tgo_kernels.surrogate import *  # noqa: F403
 
 __all__ = [
     "LIF",
+    "Block",
     "GuardSchedule",
     "LIFOutput",
     "LeakyIntegrator",
+    "MaxPool2d",
     "OverTime",
     "ScanOutput",
     "available_impls",
@@ -25,6 +30,7 @@ __all__ = [
     "neighbor_rates",
     "neurons",
     "noise",
+    "pack_spikes",
     "reference",
     "scan",
     "surrogate",

@@ -232,9 +232,9 @@ def _scan(
         out = reference.scan(neuron, (x, *more[:streams]), state, seed, noise_step, lengths)
         membrane = () if out.membrane is None else (out.membrane,)
         return out.spikes, out.state[0], out.penalty, out.neighbors, out.fired, [*out.state[1:], *membrane]
-    table, given, about = None, x, neuron.settings
+    table, plan, given, about = None, None, x, neuron.settings
     if neuron.own:
-        table, x = table_of(neuron.own, x)
+        table, plan, x = table_of(neuron.own, x)
         about = with_time(about, [each.dim() == x.dim() for each in neuron.own])
     if lengths is not None:
         more = [*more, lengths]
@@ -242,7 +242,7 @@ def _scan(
     if traced or torch._C._are_functorch_transforms_active():
         results = ops.OPERATORS[engine][0](*arguments)
     else:
-        results = ops.differentiable(engine, *arguments)
+        results = ops.differentiable(engine, *arguments, plan, neuron.own)
     spikes, v_final, penalty, neighbors, fired, _, further = results
     if x is not given:
         spikes = like(torch.empty_like(given), spikes)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from tgo_kernels import neurons, noise
 from tgo_kernels.call import LIFOutput, check_tensors
-from tgo_kernels.constants import checked
+from tgo_kernels.constants import checked, per_channel
 from tgo_kernels.functional import run
 from tgo_kernels.neurons import check_bool
+from tgo_kernels.norm import Normed
 from tgo_kernels.ops import check_impl
 from tgo_kernels.penalties import (
     Call,
@@ -72,10 +73,17 @@ class Layer(nn.Module):
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._run(x).spikes
+        return self._output(self._run(x))
 
-    def _run(self, x: Tensor) -> LIFOutput:
-        constants = self.neuron
+    def _output(self, out: LIFOutput) -> Tensor:
+        """What of a call is the layer's output."""
+        return out.spikes
+
+    def _run(self, x: Tensor | Normed) -> LIFOutput:
+        """On x, or on what a batch norm makes of it, whose line goes into the neuron's constants."""
+        constants, line = self.neuron, None
+        if isinstance(x, Normed):
+            x, line = x.for_neuron()
         neuron = constants if self.training or self.noise_in_eval else constants.without_noise()
         if not isinstance(x, Tensor):
             check_tensors(x, None, constants)  # says so before what learns is touched
@@ -84,6 +92,8 @@ class Layer(nn.Module):
             learned.pop("noise_std")
         if learned:
             neuron = replace(neuron, **learned)
+        if line is not None:
+            neuron = neuron.with_input(*(per_channel(each, x.dim()) for each in line))
         guarded = neuron.guard_margin > 0
         if self.stateful:
             before, out = self._continue(x, neuron)

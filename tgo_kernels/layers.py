@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels import neurons
+from tgo_kernels.call import LIFOutput
 from tgo_kernels.constants import (
     FIRING,
     OPTIONS,
@@ -276,7 +277,6 @@ class LeakyIntegrator(LIF):
             )
         super().set(**constants)
 
-    def forward(self, x: Tensor) -> Tensor:
-        membrane = self._run(x).membrane
-        assert membrane is not None
-        return membrane
+    def _output(self, out: LIFOutput) -> Tensor:
+        assert out.membrane is not None
+        return out.membrane

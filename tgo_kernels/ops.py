@@ -33,6 +33,7 @@ from tgo_kernels.library import (
     vmap_by_rows,
 )
 from tgo_kernels.neurons import GUARD_MARGIN, shape_of
+from tgo_kernels.table import Plan, spread
 
 CHECKPOINT_EVERY = 8  # steps between two saved states; T <= 8 saves none
 
@@ -151,8 +152,11 @@ def differentiable(
     noise_step: int,
     checkpoint_every: int,
     settings: Sequence[float],
+    plan: Plan | None = None,
+    own: Sequence[Tensor] = (),
 ) -> tuple[Any, ...]:
-    """``scan_fwd`` with its gradient. Where nothing is traced or transformed, the shortest way to it, too."""
+    """``scan_fwd`` with its gradient. Where nothing is traced or transformed, the shortest way to it, too: then what
+    the table was made of may be given, of which copies are saved in its place."""
     x = unwrap_if_dead(x)  # left by a transform that has ended
     v_init = None if v_init is None else unwrap_if_dead(v_init)
     table = None if table is None else unwrap_if_dead(table)
@@ -165,7 +169,10 @@ def differentiable(
     if not (trains or transformed()):
         return below(OPERATORS[engine][0], x, v_init, more, table, seed, noise_step, every, settings)
     others: list[Tensor] = []  # what has no gradient: autograd takes a microsecond for each result
-    about = noise_step, every, settings, engine
+    if plan and table is not None and 2 * sum(each.numel() for each in own) > table.numel():
+        plan = None
+    kept = tuple(each.clone() for each in own) if plan else ()  # they may change before the backward
+    about = noise_step, every, settings, engine, plan, kept
     spikes, v_final, *further = apply(_Forward, about, others, x, v_init, table, seed, *(more or ()))
     return spikes, v_final, others.pop() if len(others) > 3 else further.pop(0), *others, further
 
@@ -173,22 +180,26 @@ def differentiable(
 class _Forward(Function):
     @staticmethod
     def forward(ctx, about, others, x, v_init, table, seed, *more):
-        noise_step, checkpoint_every, settings, engine = about
+        noise_step, checkpoint_every, settings, engine, plan, own = about
         results = below(
             OPERATORS[engine][0], x, v_init, more or None, table, seed, noise_step, checkpoint_every, settings
         )
         spikes, v_final, penalty, neighbors, fired, checkpoints, further = results
         guarded = settings[GUARD_MARGIN] != 0
         others += (neighbors, fired, checkpoints) if guarded else (neighbors, fired, checkpoints, penalty)
-        ctx.about = about, x.stride()
+        ctx.about = *about[:5], len(own), x.stride()
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, v_init, table, seed, checkpoints, *more)
+        ctx.save_for_backward(x, v_init, None if plan else table, seed, checkpoints, *own, *more)
         return (spikes, v_final, penalty, *further) if guarded else (spikes, v_final, *further)
 
     @staticmethod
     def backward(ctx, g_spikes, g_v_final, *grads):
+        noise_step, checkpoint_every, settings, engine, plan, own, strides = ctx.about
         x, v_init, table, seed, checkpoints, *more = ctx.saved_tensors
-        (noise_step, checkpoint_every, settings, engine), strides = ctx.about
+        differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        if plan:
+            table = spread(*plan, more[:own]) if differentiated else below(spread, *plan, more[:own])
+            more = more[own:]
         if x.stride() != strides:  # saved-tensor hooks may lose them, and checkpoints lie in the order of x's memory
             template = torch.empty_strided(x.shape, strides, dtype=x.dtype, device="meta")
             x = torch.empty_like(template, device=x.device).copy_(x)
@@ -203,7 +214,6 @@ class _Forward(Function):
         saved = (x, v_init, more or None, table, seed, noise_step, checkpoint_every, checkpoints)
         arguments = (*saved, g_spikes, g_v_final, further, g_penalty, need_g_init, settings)
         operator = OPERATORS[engine][1]
-        differentiated = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         g_x, g_v_init, g_table, g_more = operator(*arguments) if differentiated else below(operator, *arguments)
         g_v_init, g_table = g_v_init if need_g_v_init else None, g_table if need_g_table else None
         if not more:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from tgo_kernels.call import not_dense
+from tgo_kernels.norm import Normed
 
 
 class OverTime(nn.Sequential):
@@ -39,8 +40,8 @@ class OverTime(nn.Sequential):
             raise ValueError(f"OverTime takes x of shape [T, B, *], got {tuple(x.shape)}")
         self._check()  # modules may have been added, at any depth
         y = super().forward(x.flatten(0, 1))
-        if isinstance(x, Tensor) and (not isinstance(y, Tensor) or y.shape[:1] != (x.shape[0] * x.shape[1],)):
-            what = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        if isinstance(x, Tensor) and (not isinstance(y, Tensor | Normed) or y.shape[:1] != (x.shape[0] * x.shape[1],)):
+            what = f"shape {tuple(y.shape)}" if isinstance(y, Tensor | Normed) else type(y).__name__
             raise ValueError(f"OverTime needs one tensor of T*B = {x.shape[0] * x.shape[1]} samples, got {what}")
         return y.unflatten(0, x.shape[:2])
 

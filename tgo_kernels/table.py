@@ -9,6 +9,7 @@ here, and the engines know none.
 from collections.abc import Sequence
 from itertools import groupby
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +20,18 @@ from tgo_kernels.library import Function, apply, below, differentiated
 COLUMNS = {"cpu": 2**16, "cuda": 2**18}  # enough to keep all cores busy, and little beside a large layer
 
 
-def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The table [R, D] fp32 of ``x`` [T, *], and ``x``, made dense if it was not.
+class Plan(NamedTuple):
+    """How a table is made: its rows of columns of that shape, and the dimensions of x in the order of memory."""
 
-    ``own`` broadcast to [*], or with a time axis to [T, *]; the table is differentiable with respect to them.
+    shape: tuple[int, ...]
+    order: list[int]
+
+
+def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Plan, Tensor]:
+    """The table [R, D] fp32 of ``x`` [T, *], how it was made, and ``x``, made dense if it was not.
+
+    ``own`` broadcast to [*], or with a time axis to [T, *]; the table is differentiable with respect to them. A
+    backward makes it again, since it is larger than they are.
     """
     x, _ = arrange(x)
     order = [0, *(d for d in outermost_first(x) if d > 0)]
@@ -38,7 +47,8 @@ def table_of(own: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     rows = -(-columns // (period * aligned)) * aligned if period else 1
     if not torch.compiler.is_compiling():  # which would have to know for which batch
         rows = min(rows, repeats)
-    return spread((rows, *sizes[first:]), order, own), x
+    plan = Plan((rows, *sizes[first:]), order)
+    return spread(*plan, own), plan, x
 
 
 def _varies(value: Tensor, d: int) -> bool:

@@ -67,6 +67,35 @@ struct NeuronKernels {
   BackwardKernel (*backward)(const Kind&);
 };
 
+constexpr int kWord = 64;  // elements that are packed at once
+constexpr int kMaxPlanes = 3;
+
+// The values that the elements of a tensor have, by their bits, and their numbers: element j has bit j % 64 of word
+// j / 64 of each plane.
+struct Codes {
+  int32_t size = 0, unused = 0;
+  uint32_t of[1 << kMaxPlanes] = {};
+
+  TGO_HD int planes() const { return size <= 1 ? 0 : size <= 2 ? 1 : size <= 4 ? 2 : 3; }
+
+  bool knows(uint32_t bits) const {
+    for (int k = 0; k < size; ++k)
+      if (of[k] == bits) return true;
+    return false;
+  }
+  // False where there is no room for one more.
+  bool add(uint32_t bits) {
+    if (size == 1 << kMaxPlanes) return false;
+    of[size++] = bits;
+    return true;
+  }
+};
+
+// A max pool of planes [size, inner].
+struct Pool {
+  int64_t inner, size[2], window[2], stride[2], padding[2], dilation[2], outputs[2];
+};
+
 struct Kernels {
   const char* name;
   // z[i][j]: the four normals of Philox block `block` for neuron[j], the first + j-th in memory, or for first + j itself
@@ -74,6 +103,18 @@ struct Kernels {
   // of both that are used next are fetched, those that are not null, `size` bytes for each neuron.
   void (*noise)(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, int64_t len, uint32_t block,
                 float* const z[kStepsPerBlock], const void* const* next[2], int64_t size);
+  // Words of elements of `size` bytes as planes so many words `apart`: how many, until one that has another value.
+  int64_t (*pack)(const void* from, int64_t size, int64_t words, const Codes&, uint64_t* to, int64_t apart);
+  void (*unpack)(const uint64_t* from, int64_t apart, int64_t words, const Codes&, int64_t size, void* to);
+  // Windows of 2x2 beside each other, of a plane: its outputs, or, of their gradients, those of the plane.
+  void (*pool_quads)(const Pool&, Storage, const void* plane, void* outputs, void* g_plane);
+  // The largest of each output of row y of the outputs, and at which tap of its window it is; and back.
+  void (*pool_winners)(const Pool&, Storage, const void* plane, int64_t y, float* best, int32_t* winner);
+  void (*pool_back)(const Pool&, int64_t y, const float* grad, const int32_t* winner, float* g_plane);
+  // Adds the sums, and those of squares, of `len` columns of rows that lie so many elements apart.
+  void (*column_sums)(Storage, const void* x, int64_t rows, int64_t apart, int64_t len, double* sum, double* squares);
+  // g += slope x + offset, `one` of these for all elements, or one of each.
+  void (*add_affine)(Storage, void* g, const void* x, const float* slope, const float* offset, bool one, int64_t len);
   NeuronKernels neurons[Neurons::kCount];
 };
 

@@ -32,6 +32,11 @@ struct Widen {
 struct Stream {
   TGO_HD void operator()(float* to, F value) const { _mm256_stream_ps(to, (__m256)value); }
 };
+struct Equal {
+  static TGO_HD uint32_t lanes(Word<F> x, uint32_t code) {
+    return _mm256_movemask_ps((__m256)(x == Word<F>{} + code));
+  }
+};
 }  // namespace tgo::cpu::avx2
 
 #define TGO_ISA avx2

@@ -32,6 +32,11 @@ struct Widen {
 struct Stream {
   TGO_HD void operator()(float* to, F value) const { _mm512_stream_ps(to, (__m512)value); }
 };
+struct Equal {
+  static TGO_HD uint32_t lanes(Word<F> x, uint32_t code) {
+    return _mm512_cmpeq_epi32_mask((__m512i)x, _mm512_set1_epi32(code));
+  }
+};
 }  // namespace tgo::cpu::avx512
 
 #define TGO_ISA avx512

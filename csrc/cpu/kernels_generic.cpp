@@ -30,6 +30,13 @@ struct Widen {
 struct Stream {
   TGO_HD void operator()(float* to, F value) const { memcpy(to, &value, sizeof(value)); }
 };
+struct Equal {
+  static TGO_HD uint32_t lanes(Word<F> x, uint32_t code) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 4; ++i) bits |= uint32_t(x[i] == code) << i;
+    return bits;
+  }
+};
 }  // namespace tgo::cpu::generic
 
 #define TGO_ISA generic

@@ -1,12 +1,15 @@
 // The kernels, compiled once for each instruction set: the including file names TGO_ISA, and in that namespace F, the
 // vector of floats; Lanes, as wide, of 64-bit words; LaneOps for philox(), Exact for two_normals(), Widen from HalfF to
-// Doubles, Stream for stores past the caches. Everything here is local to that file, so that no wide code leaks into
-// others.
+// Doubles, Stream for stores past the caches, Equal for which lanes are. Everything here is local to that file, so that
+// no wide code leaks into others.
 #include <utility>
 
 #include "vectors.h"
 
+#include "bits.h"
 #include "draw.h"
+#include "pool.h"
+#include "affine.h"
 #include "spans.h"
 
 namespace tgo::cpu::TGO_ISA {
@@ -35,7 +38,10 @@ void with_form(const Kind& kind, const Body& f) {
     return f.template operator()<Form<Step, S, Any, 0>>();
   }
   if constexpr (lif)
-    if ((kind.own & ~kUsualOwn) == 0 && !kind.rare && plain.template operator()<kUsualOwn>()) return;
+    if ((kind.own & ~kUsualOwn) == 0 && !kind.rare) {
+      if (plain.template operator()<kUsualOwn>()) return;
+      return f.template operator()<Form<Step, S, Any, kUsualOwn>>();
+    }
   f.template operator()<Form<Step, S, Any, kAllOwn>>();
 }
 
@@ -64,7 +70,9 @@ BackwardKernel backward_for(const Kind& kind) {
 
 template <class... Steps>
 constexpr Kernels kernels_of(House<Steps...>) {
-  return {TGO_ISA_NAME, noise, {{forward_for<Steps>, backward_for<Steps>}...}};
+  return {TGO_ISA_NAME, noise,     pack,        unpack,
+          pool_quads,   pool_winners, pool_back, column_sums, add_affine,
+          {{forward_for<Steps>, backward_for<Steps>}...}};
 }
 
 }  // namespace

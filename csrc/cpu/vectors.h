@@ -58,6 +58,23 @@ TGO_HD void store_row(void* row, int64_t j, F value, Count count) {
   }
 }
 
+// One element as it is stored.
+template <class S>
+TGO_HD float value_of(S stored) {
+  if constexpr (std::is_same_v<S, float>)
+    return stored;
+  else
+    return widened<S, float>(stored.bits);
+}
+
+template <class S>
+TGO_HD void assign(S* to, float value) {
+  if constexpr (std::is_same_v<S, float>)
+    *to = value;
+  else
+    to->bits = uint16_t(narrowed<S>(value));
+}
+
 // Into the caches, ahead of its use: rows are too short for the machine to foresee the next.
 TGO_HD void fetch(const void* at) { __builtin_prefetch(at, 0, 3); }
 TGO_HD void fetch_to_write(const void* at) { __builtin_prefetch(at, 1, 2); }

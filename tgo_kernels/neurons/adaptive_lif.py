@@ -32,7 +32,7 @@ class AdaptiveLIF(Leaky):
         *("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std"),
         *("rho", "beta", "increment"),
     )
-    OWN = ("decay", "gain", "v_threshold", "reset_by", "noise_std", "rho", "beta", "increment")
+    OWN = ("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std", "rho", "beta", "increment")
 
     rho: float | Tensor = 0.9
     beta: float | Tensor = 1.0

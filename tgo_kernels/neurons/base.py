@@ -16,7 +16,7 @@ Membrane = Literal["h", "u", "v"]
 MEMBRANES = (None, "h", "u", "v")
 SWITCHES, GUARD_MARGIN = 2, 3  # their places in the settings
 MINIMUM = dict.fromkeys(
-    ("v_threshold", "v_reset", "reset_by", "beta", "increment"), -FLOAT32.max
+    ("v_threshold", "v_reset", "reset_by", "beta", "increment", "bias"), -FLOAT32.max
 )  # of the others it is 0
 
 
@@ -166,19 +166,26 @@ class Neuron:
 
 @dataclass(frozen=True)
 class Leaky(Neuron):
-    """One whose membrane leaks towards rest, ``h = decay v + gain x + leak_bias``."""
+    """One whose membrane leaks towards rest, ``h = decay v + gain x + leak_bias``, with a constant current ``bias``."""
 
     decay: float | Tensor = 0.5
     gain: float | Tensor = 1.0
+    bias: float | Tensor = 0.0
 
     @property
     def leak_bias(self) -> float | Tensor:
-        """``(1 - decay) v_rest``, a number where it is 0 whatever the decay."""
-        return (1.0 - self.decay) * self.v_rest if self.v_rest else 0.0
+        """``(1 - decay) v_rest + bias``, a number where it is the same whatever the decay."""
+        return (1.0 - self.decay) * self.v_rest + self.bias if self.v_rest else self.bias
+
+    def with_input(self, scale: Tensor, shift: Tensor) -> "Leaky":
+        """The same neuron on ``scale x + shift``."""
+        bias = self.gain * shift if isinstance(self.bias, float) and self.bias == 0 else self.gain * shift + self.bias
+        return replace(self, gain=self.gain * scale, bias=bias)
 
     def _set_settings(self) -> None:
-        if not isinstance(self.decay, Tensor):
-            check_number("(1 - decay) * v_reset", self.leak_bias, minimum=-FLOAT32.max)
+        bias = self.leak_bias
+        if not isinstance(bias, Tensor):
+            check_number("(1 - decay) * v_reset + bias", bias, minimum=-FLOAT32.max)
         super()._set_settings()
 
 

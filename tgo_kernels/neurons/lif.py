@@ -14,12 +14,14 @@ class LIF(Leaky):
 
     h[t] = decay v[t-1] + gain x[t] + leak_bias
     v[t] = fire(h[t], v_threshold, reset_by)
+
+    ``leak_bias = (1 - decay) v_rest + bias``, where ``bias``, a constant current, is 0 in :func:`tgo_kernels.lif`.
     """
 
     number = 0
     STATES, INPUTS = ("v",), ("x",)
     CONSTANTS = ("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std")
-    OWN = ("decay", "gain", "v_threshold", "reset_by", "noise_std")
+    OWN = ("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std")
 
     @staticmethod
     def step(n: Any, v: Tensor, x: Tensor) -> tuple[Tensor, ...]:
