@@ -5,6 +5,7 @@ from tgo_kernels.allocator import tune_allocator
 from tgo_kernels.blocks import Block
 from tgo_kernels.call import LIFOutput, ScanOutput
 from tgo_kernels.functional import lif, scan
+from tgo_kernels.fusion import Fusion, fuse
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
 from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.ops import available_impls, explain_impl
@@ -16,6 +17,7 @@ from tgo_kernels.surrogate import *  # noqa: F403
 __all__ = [
     "LIF",
     "Block",
+    "Fusion",
     "GuardSchedule",
     "LIFOutput",
     "LeakyIntegrator",
@@ -25,6 +27,7 @@ __all__ = [
     "available_impls",
     "explain_impl",
     "flip_probability",
+    "fuse",
     "guard_penalty",
     "lif",
     "neighbor_rates",

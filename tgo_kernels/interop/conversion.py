@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels.constants import OPTIONS, check_settings, fill
+from tgo_kernels.fusion import Fusion
 from tgo_kernels.layers import LIF
 from tgo_kernels.neurons import LIF as Neuron
 
@@ -25,11 +26,13 @@ class Report:
 
     converted: dict[str, str] = field(default_factory=dict)  #: the neuron that it is now, and where it differs
     left: dict[str, str] = field(default_factory=dict)  #: why it was left as it was
+    fusion: Fusion | None = None  #: what ``fuse=True`` did besides
 
     def __str__(self) -> str:
         lines = [f"{len(self.converted)} neurons converted, {len(self.left)} left"]
         lines += [f"  {name or '(the model)'}: {what}" for name, what in self.converted.items()]
         lines += [f"  {name or '(the model)'}: left: {why}" for name, why in self.left.items()]
+        lines += [] if self.fusion is None else [f"  {line}" for line in str(self.fusion).splitlines()]
         return "\n".join(lines)
 
 

@@ -1,7 +1,10 @@
 """snnTorch models on fused layers."""
 
+from dataclasses import replace
+
 from torch import nn
 
+from tgo_kernels import fusion
 from tgo_kernels.interop.conversion import Report
 from tgo_kernels.neurons.base import NoiseMode
 
@@ -15,6 +18,7 @@ def convert(
     noise_in_eval: bool = False,
     guard_margin: float = 0.0,
     impl: str = "auto",
+    fuse: bool = False,
 ) -> Report:
     """Every ``Leaky`` of the model becomes a fused layer, in place; returns what was done.
 
@@ -36,6 +40,7 @@ def convert(
         sequence: the neurons take [T, *], all time steps in one pass, instead of one step a call; ``mem`` is the
             membrane before the first step, and the one returned that of every step, [T, *]. Given back, it goes on.
         noise_std, noise_mode, noise_in_eval, guard_margin, impl: of every layer, as in :class:`tgo_kernels.LIF`.
+        fuse: whether :func:`tgo_kernels.fuse` follows; what it did is the report's ``fusion``.
 
     Raises:
         ImportError: snnTorch is not installed (1.0 is tested).
@@ -43,7 +48,7 @@ def convert(
     """
     from tgo_kernels.interop import _snntorch
 
-    return _snntorch.convert(
+    report = _snntorch.convert(
         model,
         sequence=sequence,
         noise_std=noise_std,
@@ -52,3 +57,4 @@ def convert(
         guard_margin=guard_margin,
         impl=impl,
     )
+    return replace(report, fusion=fusion.fuse(model)) if fuse else report

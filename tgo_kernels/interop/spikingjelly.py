@@ -1,7 +1,10 @@
 """SpikingJelly models on fused layers."""
 
+from dataclasses import replace
+
 from torch import nn
 
+from tgo_kernels import fusion
 from tgo_kernels.interop.conversion import Report
 from tgo_kernels.neurons.base import NoiseMode
 
@@ -14,6 +17,7 @@ def convert(
     noise_in_eval: bool = False,
     guard_margin: float = 0.0,
     impl: str = "auto",
+    fuse: bool = False,
 ) -> Report:
     """Every ``LIFNode``, ``ParametricLIFNode``, ``IFNode`` and non-spiking node becomes a fused layer, in place.
 
@@ -36,6 +40,7 @@ def convert(
 
     Args:
         noise_std, noise_mode, noise_in_eval, guard_margin, impl: of every layer, as in :class:`tgo_kernels.LIF`.
+        fuse: whether :func:`tgo_kernels.fuse` follows; what it did is the report's ``fusion``.
 
     Raises:
         ImportError: SpikingJelly is not installed (2.0 and 0.0.0.0.14 are tested).
@@ -43,7 +48,7 @@ def convert(
     """
     from tgo_kernels.interop import _spikingjelly
 
-    return _spikingjelly.convert(
+    report = _spikingjelly.convert(
         model,
         noise_std=noise_std,
         noise_mode=noise_mode,
@@ -51,3 +56,4 @@ def convert(
         guard_margin=guard_margin,
         impl=impl,
     )
+    return replace(report, fusion=fusion.fuse(model)) if fuse else report

@@ -1,0 +1,272 @@
+"""Finds the norms that go straight into a neuron, in any module, and has the neuron do their work."""
+
+import copy
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tgo_kernels.blocks import Block
+from tgo_kernels.layer import Layer
+from tgo_kernels.norm import NORMS, Normed, check_norm, folded, is_plain
+from tgo_kernels.over_time import OverTime
+from tgo_kernels.pools import MaxPool2d
+
+
+@dataclass
+class Fusion:
+    """What :func:`fuse` did, by the names of the modules; printed, a line each."""
+
+    fused: dict[str, str] = field(default_factory=dict)  #: norms, and the neurons that take them in
+    pools: list[str] = field(default_factory=list)  #: max pools that keep no indices now
+    left: dict[str, str] = field(default_factory=dict)  #: norms that are as they were, and why
+
+    def __str__(self) -> str:
+        lines = [f"fused  {norm} -> {neuron}" for norm, neuron in self.fused.items()]
+        lines += [f"pool   {name}" for name in self.pools]
+        return "\n".join([*lines, *(f"left   {norm}: {why}" for norm, why in self.left.items())])
+
+
+def fuse(model: nn.Module) -> Fusion:
+    """Every batch norm whose output goes to a neuron alone becomes part of the neuron's pass, in place.
+
+    As in :class:`Block`: the same outputs and gradients to fp32 rounding, and the norm's output is never made. The
+    norms stay the same objects, with their parameters, buffers and names, so that ``state_dict``, optimizers, copies,
+    pickles, ``eval()`` and the conversion to ``SyncBatchNorm`` (which has to come before, or is not fused) go on as
+    before. What they return stands for their output, and becomes it where anything but a neuron asks for it: a model
+    that goes another way than was foreseen computes the same, unfused. Max pools become :class:`MaxPool2d`, which
+    keeps no indices.
+
+    Found are chains in ``nn.Sequential`` and :class:`OverTime`, and in every forward that ``torch.fx`` can trace with
+    its submodules as they are; a container's last norm and first neuron are part of the chains around it. Between norm
+    and neuron there may be ``nn.Identity``, and time and batch folded and unfolded. Compiled, traced and transformed
+    (``torch.func``) calls compute the norms by themselves.
+
+    Args:
+        model: with neurons of this package, see :mod:`tgo_kernels.interop` for others.
+
+    Returns:
+        A :class:`Fusion`: what was fused, and for every other batch norm why it was not.
+
+    Raises:
+        TypeError: ``model`` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    found = _Search(model)
+    for norm in found.pairs:
+        _become(model.get_submodule(norm), _Norm)
+    pools = {name: module for name, module in model.named_modules() if _is_pool(module)}
+    for pool in pools.values():
+        _become(pool, MaxPool2d)
+    return Fusion(found.pairs, list(pools), found.left)
+
+
+class _InPlace:
+    """Of a class that was made beside another one: copies and pickles know it by that."""
+
+    _made_of: tuple[Any, Any]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        made: Any = object.__reduce_ex__(self, 2)
+        return _made_again, self._made_of, *made[2:]
+
+
+def _made_again(mixin: Any, kind: Any) -> Any:
+    made = _beside(mixin, kind)
+    return made.__new__(made)
+
+
+@functools.cache
+def _beside(mixin: Any, kind: Any) -> Any:
+    """``kind`` with the forward of ``mixin`` in torch's place; SpikingJelly's step modes stay around a pool's."""
+    bases = (_InPlace, mixin, kind) if mixin is _Norm else (_InPlace, kind, mixin)
+    about = {"_made_of": (mixin, kind), "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, bases, about)
+
+
+def _become(module: nn.Module, mixin: Any) -> None:
+    kind: Any = type(module)
+    if not isinstance(module, _InPlace):  # it may have several names
+        module.__class__ = mixin if kind is nn.MaxPool2d else _beside(mixin, kind)
+
+
+def _is_pool(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind is nn.MaxPool2d or (
+        issubclass(kind, nn.MaxPool2d)
+        and kind.__module__.startswith("spikingjelly.")
+        and not issubclass(kind, (MaxPool2d, _InPlace))
+    )
+
+
+class _Norm(nn.Module):
+    """A batch norm that leaves to a neuron what it is, see :class:`tgo_kernels.norm.Normed`."""
+
+    def forward(self, x: Tensor) -> Any:
+        over_time = getattr(self, "step_mode", "s") == "m"  # SpikingJelly's, for [T, B, C, *]
+        if not is_plain(x) or x.dim() < 2 + over_time or x.layout != torch.strided:
+            return super().forward(x)  # type: ignore[misc]
+        if over_time:
+            return folded(self, x)
+        normed = folded(self, x.unsqueeze(0))
+        return Normed(normed.x.squeeze(0), *normed.line, 1)
+
+
+class _Search:
+    """Goes through a model: ``pairs`` of norms and neurons by name, and why other norms are ``left``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.pairs: dict[str, str] = {}
+        self.left: dict[str, str] = {}
+        _, norm = self.ends("", model)
+        self.leave(norm, "its output is the model's")
+        for norm in self.left:  # seen from two sides
+            self.pairs.pop(norm, None)
+
+    def leave(self, norm: str | None, why: str) -> None:
+        if norm is not None:
+            self.left[norm] = why
+
+    def ends(self, name: str, module: nn.Module) -> tuple[str | None, str | None]:
+        """The neuron that alone takes the module's input, and the norm whose output alone is the module's."""
+        if isinstance(module, Layer):
+            return name, None
+        if isinstance(module, NORMS):
+            return None, self.norm(name, module)
+        if not module._modules or isinstance(module, Block):
+            return None, None
+        kind = type(module)
+        chain = kind.forward is nn.Sequential.forward or kind is OverTime
+        if chain or (isinstance(module, nn.Sequential) and kind.__module__.startswith("spikingjelly.")):
+            return self.chain(name, module)
+        return self.graph(name, module)
+
+    def norm(self, name: str, module: Any) -> str | None:
+        if isinstance(module, _Norm):
+            return None  # of an earlier call
+        if module._forward_hooks or module._backward_hooks or "forward" in vars(module):
+            self.leave(name, "it has hooks, or a forward of its own")
+            return None
+        try:
+            check_norm(module)
+        except TypeError as error:
+            self.leave(name, str(error))
+            return None
+        return name
+
+    def join(self, norm: str | None, neuron: str | None, what: str) -> None:
+        if norm is not None and neuron is not None:
+            self.pairs[norm] = neuron
+        else:
+            self.leave(norm, f"its output goes to {what}")
+
+    def chain(self, name: str, module: nn.Module) -> tuple[str | None, str | None]:
+        head: str | None = None
+        tail: str | None = None
+        first = True
+        for child_name, child in _children(name, module):
+            if type(child) is nn.Identity:
+                continue
+            neuron, norm = self.ends(child_name, child)
+            if first:
+                head, first = neuron, False
+            else:
+                self.join(tail, neuron, f"{child_name} ({type(child).__name__})")
+            tail = norm
+        return head, tail
+
+    def graph(self, name: str, module: nn.Module) -> tuple[str | None, str | None]:
+        path = f"{name}." if name else ""
+        try:
+            nodes = _nodes(module)
+        except Exception as error:  # whatever a forward raises that is given no tensors
+            for child_name, child in _children(name, module):
+                why = (str(error) or repr(error)).splitlines()[0][:80]
+                norm = self.ends(child_name, child)[1]
+                self.leave(norm, f"the forward of {type(module).__name__} cannot be traced ({why})")
+            return None, None
+        calls = {str(node.target) for node in nodes if node.op == "call_module"}
+        ends = {target: self.ends(path + target, module.get_submodule(target)) for target in calls}
+        for child_name, child in _children("", module):
+            if not any(target == child_name or target.startswith(f"{child_name}.") for target in calls):
+                norm = self.ends(path + child_name, child)[1]
+                self.leave(norm, f"the forward of {type(module).__name__} does not call it")
+        tail = None
+        for node in (node for node in nodes if node.op == "call_module"):
+            norm = ends[str(node.target)][1]
+            if norm is None:
+                continue
+            users = _users(node, module)
+            if len(users) != 1:
+                self.leave(norm, f"its output goes to {len(users)} places")
+            elif users[0][0].op == "output":
+                tail = norm
+            else:
+                self.join(norm, _taken(*users[0], ends), str(users[0][0].target))
+        inputs = [node for node in nodes if node.op == "placeholder"]
+        users = _users(inputs[0], module) if inputs else []
+        return (_taken(*users[0], ends) if len(users) == 1 else None), tail
+
+
+def _nodes(module: nn.Module) -> list[fx.Node]:
+    """Of its forward, which runs with no tensors; what it changes in the module or draws is undone."""
+    shadow, modules = copy.copy(module), {id(each): each for each in module.modules()}
+    for attribute, value in vars(module).items():
+        if not attribute.startswith("_") and not isinstance(value, Tensor):
+            try:
+                vars(shadow)[attribute] = copy.deepcopy(value, dict(modules))
+            except Exception:  # what cannot be copied is not kept from it
+                vars(shadow)[attribute] = value
+    state = torch.get_rng_state()
+    try:
+        return list(_OneLevel().trace(shadow).nodes)
+    finally:
+        torch.set_rng_state(state)
+
+
+def _taken(user: fx.Node, node: fx.Node, ends: Any) -> str | None:
+    """The neuron that takes this value, the first argument of a module alone."""
+    if user.op != "call_module" or user.args[:1] != (node,) or list(user.all_input_nodes) != [node]:
+        return None
+    return ends[str(user.target)][0]
+
+
+def _children(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for child, each in module._modules.items():
+        if each is not None:
+            yield (f"{name}.{child}" if name else child), each
+
+
+def _users(node: fx.Node, module: nn.Module) -> list[tuple[fx.Node, fx.Node]]:
+    """Who takes a node's value, past what leaves channels where they are, and as which node."""
+    found: list[tuple[fx.Node, fx.Node]] = []
+    for user in node.users:
+        identity = user.op == "call_module" and type(module.get_submodule(str(user.target))) is nn.Identity
+        if identity or _folds(user, node):
+            found += _users(user, module)
+        elif not _asks_for_shape(user):
+            found.append((user, node))
+    return found
+
+
+def _folds(user: fx.Node, node: fx.Node) -> bool:
+    """Whether it folds time and batch, or unfolds them."""
+    if user.op not in ("call_method", "call_function") or user.args[:1] != (node,):
+        return False
+    name, rest = getattr(user.target, "__name__", user.target), (*user.args[1:], *user.kwargs.values())
+    return (name == "flatten" and rest == (0, 1)) or (name == "unflatten" and rest[:1] == (0,)) or name == "contiguous"
+
+
+def _asks_for_shape(node: fx.Node) -> bool:
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "dtype", "device", "ndim")
+    return node.op == "call_method" and node.target in ("size", "dim")
+
+
+class _OneLevel(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
