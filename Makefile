@@ -7,6 +7,7 @@
 # make bench  speed, memory and error against the same neuron composed in torch, ratios beside their goals, the pictures
 # make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
 # make robustness-full  the same on all of Fashion-MNIST with three seeds (hours, goes on where it was stopped)
+# make bench-networks  training steps of whole networks: memory that is held, peak memory, and time
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
 # make docs   the documentation as a website, in site/
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
@@ -23,7 +24,7 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton triton-newest wheel bench bench-peers gpu gpu-here gpu-compile docs lint clean
+	sanitize-triton triton-newest wheel bench bench-networks bench-peers gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
@@ -89,6 +90,9 @@ bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.goals
 	$(BIN)/python -m benchmarks.errors --engines $(wordlist 1,3,$(ENGINES)) --out benchmarks/results/bench_errors.csv
 	$(BIN)/python -m benchmarks.plot bench
+
+bench-networks: $(VENV)/built
+	$(BIN)/python -m benchmarks.networks
 
 # Their pins on torch, nir and hardware drivers are stale: what is imported of them is installed by name.
 .venv-peers/built: pyproject.toml setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
