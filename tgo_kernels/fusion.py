@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from tgo_kernels.blocks import Block
 from tgo_kernels.layer import Layer
@@ -59,10 +60,19 @@ def fuse(model: nn.Module) -> Fusion:
     found = _Search(model)
     for norm in found.pairs:
         _become(model.get_submodule(norm), _Norm)
+    if found.pairs:
+        model.register_forward_hook(_drawn)
     pools = {name: module for name, module in model.named_modules() if _is_pool(module)}
     for pool in pools.values():
         _become(pool, MaxPool2d)
     return Fusion(found.pairs, list(pools), found.left)
+
+
+def _drawn(_: nn.Module, __: Any, output: Any) -> Any:
+    """A norm's output that leaves the model, on a way that was not foreseen, as the tensor that it stands for."""
+    if isinstance(output, Tensor) or not any(isinstance(each, Normed) for each in tree_leaves(output)):
+        return None
+    return tree_map(lambda each: each.tensor() if isinstance(each, Normed) else each, output)
 
 
 class _InPlace:

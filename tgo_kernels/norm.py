@@ -42,15 +42,28 @@ class Normed:
     def __init__(self, x: Tensor, scale: Tensor, shift: Tensor, channel: int) -> None:
         self.x, self.line, self.channel = x, (scale, shift), channel
         self._tensor: Tensor | None = None
+        self._with_graph = torch.is_grad_enabled()
 
     def tensor(self) -> Tensor:
+        self._check_graph(torch.is_grad_enabled() and not self._with_graph)
         if self._tensor is None:
-            scale, shift = (each.reshape(-1, *[1] * (self.x.dim() - 1 - self.channel)) for each in self.line)
-            self._tensor = torch.addcmul(shift, self.x.to(scale.dtype), scale).to(self.x.dtype)
+            with torch.set_grad_enabled(self._with_graph):
+                scale, shift = (each.reshape(-1, *[1] * (self.x.dim() - 1 - self.channel)) for each in self.line)
+                self._tensor = torch.addcmul(shift, self.x.to(scale.dtype), scale).to(self.x.dtype)
         return self._tensor
+
+    @staticmethod
+    def _check_graph(lost: bool) -> None:
+        """A Function, such as that of a checkpoint, knows no input and output that is no tensor."""
+        if lost:
+            raise RuntimeError(
+                "a fused norm and its neuron are on two sides of torch.no_grad(), or of a checkpoint, where the "
+                "gradient would be lost: give the checkpoint use_reentrant=False, or do not fuse them"
+            )
 
     def for_neuron(self) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """x and the line; or the tensor, where the channels are not those of [T, B, C, *]."""
+        self._check_graph(torch.is_grad_enabled() != self._with_graph)
         return (self.x, self.line) if self.channel == 2 else (self.tensor(), None)
 
     def _seen(self, name: str, *args: Any, **kwargs: Any) -> Any:
