@@ -85,7 +85,7 @@ void add_affine(Tensor g, const Tensor& x, const Tensor& slope, const Tensor& of
   if (inner < kLong)
     for (int k = 0; k < 2; ++k) {
       of_row[k].resize(width);
-      for (int64_t e = 0; e < width; ++e) of_row[k][e] = (k ? b : a)[e / inner];
+      for (int64_t c = 0; c < channels; ++c) std::fill_n(&of_row[k][c * inner], inner, (k ? b : a)[c]);
     }
   const int64_t size = bytes_of(storage), lines = inner < kLong ? x.numel() / width : x.numel() / inner;
   const int64_t len = x.numel() / std::max<int64_t>(lines, 1);
