@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tgo_kernels.blocks import Block
 from tgo_kernels.layer import Layer
-from tgo_kernels.norm import NORMS, Normed, check_norm, folded, is_plain
+from tgo_kernels.library import is_plain
+from tgo_kernels.norm import NORMS, Normed, check_norm, folded
 from tgo_kernels.over_time import OverTime
 from tgo_kernels.pools import MaxPool2d
 

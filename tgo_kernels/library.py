@@ -81,6 +81,13 @@ def transformed() -> bool:
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether it is a tensor that nobody traces or transforms."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor or transformed():
+        return False
+    return torch._C._get_tracing_state() is None
+
+
 def below(operator: Any, *arguments: Any) -> Any:
     """The operator past its gradient; transforms further out have theirs, for which a Function's forward is no bar."""
     if peek_interpreter_stack() is not None:

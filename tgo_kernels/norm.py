@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from tgo_kernels.call import DTYPES
 from tgo_kernels.layout import like
-from tgo_kernels.library import LIBRARY, below, transformed
+from tgo_kernels.library import LIBRARY, below, is_plain
 from tgo_kernels.neurons.base import state_dtype
 
 # Of x, dense, [outer, channels, inner] in memory: mean and biased variance, [2, channels] fp64.
@@ -103,13 +103,6 @@ for _name in (
     *("__ne__", "__and__", "__or__", "__invert__", "__bool__", "__float__", "__int__"),
 ):
     setattr(Normed, _name, _of_the_tensor(_name))
-
-
-def is_plain(x: Tensor) -> bool:
-    """Whether it is a tensor that nobody traces or transforms."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor or transformed():
-        return False
-    return torch._C._get_tracing_state() is None
 
 
 def folded(norm: Any, x: Tensor) -> Normed:

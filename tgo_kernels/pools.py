@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgo_kernels.call import DTYPES
-from tgo_kernels.library import LIBRARY, below, transformed
+from tgo_kernels.library import LIBRARY, below, is_plain
 
 LIBRARY.define("max_pool(Tensor x, Tensor(a!) y, int inner, int[] window) -> ()")
 LIBRARY.define("max_pool_bwd(Tensor x, Tensor grad, Tensor(a!) g_x, int inner, int[] window) -> ()")
@@ -38,14 +38,11 @@ class MaxPool2d(nn.MaxPool2d):
 
 def _serves(x: Tensor) -> bool:
     return (
-        not torch.compiler.is_compiling()
-        and type(x) is Tensor
+        is_plain(x)
         and x.device.type == "cpu"
         and x.dtype in DTYPES
         and x.dim() in (3, 4)
         and x.numel() > 0
-        and torch._C._get_tracing_state() is None
-        and not transformed()
         and torch._C._dispatch_has_kernel_for_dispatch_key("tgo_kernels::max_pool", "CPU")
     )
 
