@@ -1,5 +1,8 @@
 """What all tests share: uninitialised memory is NaN, so that an unwritten output shows."""
 
+import sys
+import types
+
 import pytest
 import torch
 
@@ -19,3 +22,11 @@ def poisoned_memory():
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def torchvision(monkeypatch):
+    """SpikingJelly's older models take one function from torchvision, which no test calls."""
+    for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["torchvision.models.utils"].load_state_dict_from_url = torch.hub.load_state_dict_from_url

@@ -1,7 +1,8 @@
-"""To compare a model with its original: sums that are exact, training curves, results of a call."""
+"""To compare a model with its original: sums that are exact, gradients, training curves, results of a call."""
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import tgo_kernels as tgo
 
@@ -9,13 +10,31 @@ import tgo_kernels as tgo
 def made_exact(model: nn.Module) -> nn.Module:
     """Weights on a binary grid and norms that do nothing: every order of the same sums has the same bits."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.eps = 0.0
+            continue
         for p in module.parameters(recurse=False):
-            scale = 0.1 if p.dim() == 1 else 6 / p[0].numel() ** 0.5
-            if not isinstance(module, nn.BatchNorm2d):
+            if p.dim():
+                scale = 0.1 if p.dim() == 1 else 6 / p[0].numel() ** 0.5
                 with torch.no_grad():
                     p.copy_((torch.randn_like(p) * scale * 64).round() / 64)
+    return model
+
+
+def gradients(model, x):
+    model.zero_grad()
+    leaf = x.clone().requires_grad_()
+    y = model(leaf)
+    y.float().mul(torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
+    return [y.detach(), leaf.grad, *(p.grad for p in model.parameters())]
+
+
+def exact(model):
+    """In fp64, where rounding moves no spike."""
+    model = model.double()
+    for module in model.modules():
+        if isinstance(module, tgo.LIF):
+            module.impl = "reference"
     return model
 
 

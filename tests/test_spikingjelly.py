@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,7 @@ from tgo_kernels.interop import spikingjelly as from_spikingjelly
 
 
 @pytest.fixture
-def zoo(monkeypatch):
-    """SpikingJelly's models, which take one function from torchvision that no test calls."""
-    for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["torchvision.models.utils"].load_state_dict_from_url = torch.hub.load_state_dict_from_url
+def zoo(torchvision):
     from spikingjelly.activation_based.model import sew_resnet, spiking_vgg
 
     return {

@@ -1,6 +1,5 @@
 """Finds the norms that go straight into a neuron, in any module, and has the neuron do their work."""
 
-import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,14 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tgo_kernels.blocks import Block
 from tgo_kernels.layer import Layer
 from tgo_kernels.library import is_plain
-from tgo_kernels.norm import NORMS, Normed, check_norm, folded
+from tgo_kernels.norm import Normed, check_norm, folded
 from tgo_kernels.over_time import OverTime
 from tgo_kernels.pools import MaxPool2d
+from tgo_kernels.traces import traced
 
 
 @dataclass
@@ -43,9 +44,9 @@ def fuse(model: nn.Module) -> Fusion:
     keeps no indices.
 
     Found are chains in ``nn.Sequential`` and :class:`OverTime`, and in every forward that ``torch.fx`` can trace with
-    its submodules as they are; a container's last norm and first neuron are part of the chains around it. Between norm
-    and neuron there may be ``nn.Identity``, and time and batch folded and unfolded. Compiled, traced and transformed
-    (``torch.func``) calls compute the norms by themselves.
+    its submodules as they are, on all ways that branches on tensors may take; a container's last norm and first neuron
+    are part of the chains around it. Between norm and neuron there may be ``nn.Identity``, max pools, and time and
+    batch folded and unfolded. Compiled, traced and transformed (``torch.func``) calls compute the norms by themselves.
 
     Args:
         model: with neurons of this package, see :mod:`tgo_kernels.interop` for others.
@@ -146,13 +147,11 @@ class _Search:
         """The neuron that alone takes the module's input, and the norm whose output alone is the module's."""
         if isinstance(module, Layer):
             return name, None
-        if isinstance(module, NORMS):
+        if isinstance(module, _BatchNorm):
             return None, self.norm(name, module)
         if not module._modules or isinstance(module, Block):
             return None, None
-        kind = type(module)
-        chain = kind.forward is nn.Sequential.forward or kind is OverTime
-        if chain or (isinstance(module, nn.Sequential) and kind.__module__.startswith("spikingjelly.")):
+        if _is_chain(module):
             return self.chain(name, module)
         return self.graph(name, module)
 
@@ -173,39 +172,47 @@ class _Search:
         if norm is not None and neuron is not None:
             self.pairs[norm] = neuron
         else:
-            self.leave(norm, f"its output goes to {what}")
+            self.leave(norm, f"its output goes to {what}, not to a neuron alone")
 
     def chain(self, name: str, module: nn.Module) -> tuple[str | None, str | None]:
         head: str | None = None
         tail: str | None = None
         first = True
         for child_name, child in _children(name, module):
-            if type(child) is nn.Identity:
+            if _passes(child):
                 continue
             neuron, norm = self.ends(child_name, child)
             if first:
                 head, first = neuron, False
             else:
-                self.join(tail, neuron, f"{child_name} ({type(child).__name__})")
+                self.join(tail, neuron, _named(child_name, child))
             tail = norm
         return head, tail
 
     def graph(self, name: str, module: nn.Module) -> tuple[str | None, str | None]:
         path = f"{name}." if name else ""
-        try:
-            nodes = _nodes(module)
-        except Exception as error:  # whatever a forward raises that is given no tensors
-            for child_name, child in _children(name, module):
-                why = (str(error) or repr(error)).splitlines()[0][:80]
-                norm = self.ends(child_name, child)[1]
-                self.leave(norm, f"the forward of {type(module).__name__} cannot be traced ({why})")
-            return None, None
-        calls = {str(node.target) for node in nodes if node.op == "call_module"}
+        graphs, error = traced(module)
+        calls = dict.fromkeys(str(node.target) for nodes in graphs for node in nodes if node.op == "call_module")
         ends = {target: self.ends(path + target, module.get_submodule(target)) for target in calls}
         for child_name, child in _children("", module):
             if not any(target == child_name or target.startswith(f"{child_name}.") for target in calls):
                 norm = self.ends(path + child_name, child)[1]
-                self.leave(norm, f"the forward of {type(module).__name__} does not call it")
+                self.leave(norm, f"the forward of {type(module).__name__} {error or 'does not call it'}")
+        heads: set[str | None] = set()
+        tails: set[str | None] = set()
+        for nodes in graphs:
+            tails.add(self.way(nodes, ends, path, module))
+            inputs = [node for node in nodes if node.op == "placeholder"]
+            users = _users(inputs[0], module) if inputs else []
+            heads.add(_taken(*users[0], ends) if len(users) == 1 else None)
+        if len(tails) > 1:
+            for norm in tails:
+                self.leave(norm, f"its output is that of {type(module).__name__} on some ways through it alone")
+        head, tail = (each.pop() if len(each) == 1 else None for each in (heads, tails))
+        return head, tail
+
+    def way(self, nodes: list[fx.Node], ends: Any, path: str, module: nn.Module) -> str | None:
+        """Joins its norms to the neurons of it; the norm whose output alone is the module's."""
         tail = None
         for node in (node for node in nodes if node.op == "call_module"):
             norm = ends[str(node.target)][1]
@@ -214,29 +221,44 @@ class _Search:
             users = _users(node, module)
             if len(users) != 1:
                 self.leave(norm, f"its output goes to {len(users)} places")
-            elif users[0][0].op == "output":
+                continue
+            user, value = users[0]
+            if user.op == "output" and user.args == (value,):
                 tail = norm
+            elif user.op == "call_module":
+                called = module.get_submodule(str(user.target))
+                self.join(norm, _taken(user, value, ends), _named(f"{path}{user.target}", called))
             else:
-                self.join(norm, _taken(*users[0], ends), str(users[0][0].target))
-        inputs = [node for node in nodes if node.op == "placeholder"]
-        users = _users(inputs[0], module) if inputs else []
-        return (_taken(*users[0], ends) if len(users) == 1 else None), tail
+                self.leave(norm, _used(user))
+        return tail
 
 
-def _nodes(module: nn.Module) -> list[fx.Node]:
-    """Of its forward, which runs with no tensors; what it changes in the module or draws is undone."""
-    shadow, modules = copy.copy(module), {id(each): each for each in module.modules()}
-    for attribute, value in vars(module).items():
-        if not attribute.startswith("_") and not isinstance(value, Tensor):
-            try:
-                vars(shadow)[attribute] = copy.deepcopy(value, dict(modules))
-            except Exception:  # what cannot be copied is not kept from it
-                vars(shadow)[attribute] = value
-    state = torch.get_rng_state()
-    try:
-        return list(_OneLevel().trace(shadow).nodes)
-    finally:
-        torch.set_rng_state(state)
+def _passes(module: nn.Module) -> bool:
+    """Whether a norm's output goes on behind it as that of a norm."""
+    if _is_chain(module):
+        return all(map(_passes, module.children()))
+    pool = isinstance(module, nn.MaxPool2d) and (_is_pool(module) or isinstance(module, MaxPool2d))
+    return (pool and not module.return_indices) or type(module) is nn.Identity
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether it calls its children one after the other."""
+    kind = type(module)
+    ours = kind.forward is nn.Sequential.forward or kind is OverTime
+    return ours or (isinstance(module, nn.Sequential) and kind.__module__.startswith("spikingjelly."))
+
+
+def _named(name: str, module: nn.Module) -> str:
+    return f"{name} ({type(module).__name__})"
+
+
+def _used(user: fx.Node) -> str:
+    if user.op == "output":
+        return "its output is one of several of the module around it"
+    name = getattr(user.target, "__name__", user.target)
+    if name in ("add", "add_", "iadd"):
+        return "something is added to its output, such as a residual that joins the current"
+    return f"its output goes to {name}()"
 
 
 def _taken(user: fx.Node, node: fx.Node, ends: Any) -> str | None:
@@ -248,16 +270,19 @@ def _taken(user: fx.Node, node: fx.Node, ends: Any) -> str | None:
 
 def _children(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for child, each in module._modules.items():
-        if each is not None:
-            yield (f"{name}.{child}" if name else child), each
+        path = f"{name}.{child}" if name else child
+        if isinstance(each, nn.ModuleList | nn.ModuleDict):
+            yield from _children(path, each)
+        elif each is not None:
+            yield path, each
 
 
 def _users(node: fx.Node, module: nn.Module) -> list[tuple[fx.Node, fx.Node]]:
     """Who takes a node's value, past what leaves channels where they are, and as which node."""
     found: list[tuple[fx.Node, fx.Node]] = []
     for user in node.users:
-        identity = user.op == "call_module" and type(module.get_submodule(str(user.target))) is nn.Identity
-        if identity or _folds(user, node):
+        passes = user.op == "call_module" and user.args == (node,) and _passes(module.get_submodule(str(user.target)))
+        if passes or _folds(user, node):
             found += _users(user, module)
         elif not _asks_for_shape(user):
             found.append((user, node))
@@ -276,8 +301,3 @@ def _asks_for_shape(node: fx.Node) -> bool:
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in ("shape", "dtype", "device", "ndim")
     return node.op == "call_method" and node.target in ("size", "dim")
-
-
-class _OneLevel(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True

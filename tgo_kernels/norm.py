@@ -25,9 +25,10 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def check_norm(norm: nn.Module) -> None:
-    """That it is a batch norm of torch, or SpikingJelly's, which is that with another forward."""
+    """That it is a batch norm of torch, or SpikingJelly's: with another forward, or other initial weights (tdBN)."""
     kind = getattr(norm, "_made_of", (None, type(norm)))[1]  # of one that fuse() found
-    ours = kind in NORMS or (isinstance(norm, NORMS) and kind.__module__.startswith("spikingjelly."))
+    theirs = isinstance(norm, NORMS) or kind.__name__.startswith("ThresholdDependentBatchNorm")
+    ours = kind in NORMS or (theirs and kind.__module__.startswith("spikingjelly."))
     if not ours or isinstance(norm, nn.modules.lazy.LazyModuleMixin):
         what = f"{kind.__module__}.{kind.__name__}"
         raise TypeError(f"norm must be a torch.nn.BatchNorm1d, 2d, 3d or SyncBatchNorm that is initialised, got {what}")
