@@ -1,6 +1,7 @@
 """SpikingJelly's models and the benchmarks', fused: every chain that a reader finds, and what they compute."""
 
 import copy
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import tgo_kernels as tgo
 from benchmarks.robustness.models import classifier
 from tgo_kernels.interop import spikingjelly
+from tgo_kernels.norm import Normed
 
 LIF = {"spiking_neuron": neuron.LIFNode, "surrogate_function": surrogate.ATan(), "detach_reset": True}
 PLIF = {"spiking_neuron": neuron.ParametricLIFNode, "detach_reset": True}
@@ -50,13 +52,18 @@ def older(name):
 
 
 def case(make, shape, fused, pools="", left=None):
-    """``fused`` has "norm>neuron ..." by the module that they are in, ``left`` the norms by the reason."""
-    chains = {}
+    """``fused`` has "norm>neuron ..." by the module that they are in, "norm=neuron" where a pool stands between;
+    ``left`` has the norms by the reason."""
+    chains, pooled = {}, set()
     for where, pairs in fused.items():
         path = where and f"{where}."
-        chains |= {path + norm: path + fire for norm, fire in (pair.split(">") for pair in pairs.split())}
+        for pair in pairs.split():
+            norm, fire = re.split("[>=]", pair)
+            chains[path + norm] = path + fire
+            if "=" in pair:
+                pooled.add(path + fire)
     reasons = {name: reason for reason, names in (left or {}).items() for name in names.split()}
-    return SimpleNamespace(make=make, shape=shape, fused=chains, pools=pools.split(), left=reasons)
+    return SimpleNamespace(make=make, shape=shape, fused=chains, pooled=pooled, pools=pools.split(), left=reasons)
 
 
 IMAGES = (2, 2, 3, 32, 32)
@@ -146,7 +153,7 @@ CASES = {
     "max-resnet": case(
         lambda: model.MaxResNet(layers=(1, 1, 1), base_channels=4, **SMALL),
         IMAGES,
-        {f"layer{i}.0": "bn1>spike2" for i in (1, 2, 3)},
+        {"layer1.0": "bn1>spike2", "layer2.0": "bn1=spike2", "layer3.0": "bn1=spike2"},
         "layer2.0.max_pool layer3.0.max_pool",
         {
             ADDED: "layer1.0.bn2 layer2.0.bn2 layer3.0.bn2 layer2.0.downsample.1 layer3.0.downsample.1",
@@ -182,7 +189,7 @@ CASES = {
         ),
         (2, 2, 3, 16, 16),
         {
-            **{f"patch_embed.stages.{i}": "conv_bn.block.1>neuron" for i in range(4)},
+            **{f"patch_embed.stages.{i}": f"conv_bn.block.1{how}neuron" for i, how in enumerate(">>==")},
             "patch_embed.positional_encoding": "conv_bn.block.1>neuron",
             "blocks.0": f"{SSA} mlp.fc1.1>mlp.neuron1 mlp.fc2.1>mlp.neuron2",
         },
@@ -192,9 +199,9 @@ CASES = {
         lambda: model.QKFormer(embed_dims=32, num_heads=(2, 2, 2), depths=(1, 1, 1), **SMALL),
         IMAGES,
         {
-            "patch_embed1": "bn1>lif1 bn2>lif2 bn3>lif3 shortcut.1>shortcut.2",
-            "patch_embed2": "bn1>lif1 bn2>lif2 shortcut.1>shortcut.2",
-            "patch_embed3": "bn1>lif1 bn2>lif2 shortcut.1>shortcut.2",
+            "patch_embed1": "bn1=lif1 bn2=lif2 bn3>lif3 shortcut.1>shortcut.2",
+            "patch_embed2": "bn1=lif1 bn2>lif2 shortcut.1>shortcut.2",
+            "patch_embed3": "bn1=lif1 bn2>lif2 shortcut.1>shortcut.2",
             "stage1.0": f"{QK} mlp.bn1>mlp.lif1 mlp.bn2>mlp.lif2",
             "stage2.0": f"{QK} mlp.bn1>mlp.lif1 mlp.bn2>mlp.lif2",
             "stage3.0": f"{SSA} mlp.bn1>mlp.lif1 mlp.bn2>mlp.lif2",
@@ -219,8 +226,8 @@ CASES = {
         IMAGES,
         {
             "patch_embed1": "bn1>lif1 bn2>lif2",
-            "patch_embed2": "bn1>lif2",
-            "patch_embed3": "bn1>lif2",
+            "patch_embed2": "bn1=lif2",
+            "patch_embed3": "bn1=lif2",
             "stage1.0.mlp": "bn1>lif2",
             "stage2.0.mlp": "bn1>lif2",
             "stage3.0": f"{SSA} mlp.bn1>mlp.lif2",
@@ -235,8 +242,8 @@ CASES = {
         lambda: model.MaxFormer(embed_dims=32, depths=(1, 1, 1), cifar=True, **SMALL),
         (2, 2, 3, 16, 16),
         {
-            "patch_embed2": "bn1>lif2",
-            "patch_embed3": "bn1>lif2",
+            "patch_embed2": "bn1=lif2",
+            "patch_embed3": "bn1=lif2",
             "stage1.0": "bn1>lif2",
             "stage2.0.mlp": "bn1>lif2",
             "stage3.0": "attn.qkv.1>attn.qkv_lif mlp.bn1>mlp.lif2",
@@ -330,8 +337,13 @@ def test_in_single_precision_it_is_the_same_to_rounding(net):
     """The sums are exact, so that spikes are equal; gradients err from fp64 as the unfused ones do."""
     plain, x = net.network.eval(), dyadic(*net.shape)
     fused, truth = copy.deepcopy(plain), exact(copy.deepcopy(plain))
-    tgo.fuse(fused)
+    taken = set()
+    for neuron_name in tgo.fuse(fused).fused.values():
+        fused.get_submodule(neuron_name).register_forward_pre_hook(
+            lambda _, args, name=neuron_name: taken.add(name) if isinstance(args[0], Normed) else None
+        )
     expected, found, right = run(plain, x), run(fused, x), run(truth, x.double())
+    assert set(net.fused.values()) - net.pooled <= taken  # a line instead of the norm's output
     assert torch.equal(found[0], expected[0])
     assert_learning(fused, net)
     for ours, theirs, exactly in zip(found, expected, right, strict=True):

@@ -33,7 +33,9 @@ def traced(module: nn.Module) -> tuple[list[list[fx.Node]], str]:
 
 
 def _shadow(module: nn.Module) -> nn.Module:
-    shadow, modules = copy.copy(module), {id(each): each for each in module.modules()}
+    shadow: nn.Module = object.__new__(type(module))  # copy.copy would run the __init__ of one that FSDP shards
+    modules = {id(each): each for each in module.modules()}
+    vars(shadow).update(vars(module))
     for attribute, value in vars(module).items():
         if attribute not in ("_modules", "_parameters") and "hooks" not in attribute and not isinstance(value, Tensor):
             try:
