@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tgo_kernels.blocks import Block
@@ -151,7 +152,7 @@ class _Search:
             return None, self.norm(name, module)
         if not module._modules or isinstance(module, Block):
             return None, None
-        if _is_chain(module):
+        if _is_chain(module) or isinstance(module, DistributedDataParallel):  # whose forward talks to other processes
             return self.chain(name, module)
         return self.graph(name, module)
 
