@@ -33,25 +33,25 @@ struct Any : Numbers {
 };
 
 // The same, as a compiler can know it.
-template <Noise kNoise, Reset kReset, bool kGuard, Curve kCurve = kAnyCurve>
+template <Noise kNoise, Reset kReset, bool kGuard>
 struct Known : Numbers {
   static constexpr Noise noise = kNoise;
   static constexpr Reset reset = kReset;
   static constexpr Membrane membrane = Membrane::kNone;
-  static constexpr bool guard = kGuard, below = false, strict = false, surrogate_at_h = false, detach_reset = false;
+  static constexpr bool guard = kGuard, below = false, strict = false, surrogate_at_h = false;
   static constexpr float grid = 0;
+  bool detach_reset;
 
-  Known(const Any& any) : Numbers(any) {}
+  Known(const Any& any) : Numbers(any), detach_reset(any.detach_reset) {}
   static bool is(const Any& any) {
     // A margin of 0 costs little beside the noise.
     return any.noise == kNoise && any.reset == kReset && (any.guard == kGuard || (kGuard && kNoise != Noise::kNone)) &&
-           any.membrane == membrane && !any.below && !any.strict && !any.surrogate_at_h && !any.detach_reset &&
-           any.grid == 0;
+           any.membrane == membrane && !any.below && !any.strict && !any.surrogate_at_h && any.grid == 0;
   }
 
   template <class F>
   TGO_HD F slope(F d) const {
-    return surrogate_of<kCurve>(curve, d, curve_height, curve_scale);
+    return surrogate_of<kAnyCurve>(curve, d, curve_height, curve_scale);
   }
 };
 

@@ -6,6 +6,7 @@
 #include "cpu/max_pool.h"
 #include "cpu/norm.h"
 #include "cpu/pack.h"
+#include "cpu/table.h"
 #include "cpu/walk.h"
 #include "scan.h"
 
@@ -36,8 +37,12 @@ STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CPU, m) {
   m.impl("scan_bwd", TORCH_BOX(&scan_bwd<CpuEngine>));
   m.impl("add_affine", TORCH_BOX(&cpu::add_affine));
   m.impl("channel_moments", TORCH_BOX(&cpu::channel_moments));
+  m.impl("fill_table", TORCH_BOX(&cpu::fill_table));
   m.impl("max_pool", TORCH_BOX(&cpu::max_pool));
   m.impl("max_pool_bwd", TORCH_BOX(&cpu::max_pool_bwd));
+  m.impl("norm_grad", TORCH_BOX(&cpu::norm_grad));
+  m.impl("norm_line", TORCH_BOX(&cpu::norm_line));
   m.impl("pack", TORCH_BOX(&cpu::pack));
+  m.impl("sum_table", TORCH_BOX(&cpu::sum_table));
   m.impl("unpack", TORCH_BOX(&cpu::unpack));
 }

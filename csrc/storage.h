@@ -19,6 +19,14 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// f<S>() for what values are stored in.
+template <class Body>
+inline auto as_stored(Storage storage, const Body& f) {
+  if (storage == Storage::kHalf) return f.template operator()<Half>();
+  if (storage == Storage::kBFloat16) return f.template operator()<BFloat16>();
+  return f.template operator()<float>();
+}
+
 // Of the bits of a stored value, each in a word of 32, and back: to the nearest, ties to even; NaN stays a (quiet) NaN.
 template <class S, class F>
 TGO_HD F widened(Word<F> x) {

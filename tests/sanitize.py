@@ -14,7 +14,8 @@ FLAGS = {
     "thread": "-fsanitize=thread -Wno-tsan",
 }
 RUNTIMES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
-TESTS = ["test_sanitize.py", "test_lif.py", "test_cuda_host.py", "test_packing.py", "test_pools.py", "test_blocks.py"]
+TESTED = "sanitize", "lif", "cuda_host", "packing", "pools", "blocks", "recompute", "table"
+TESTS = [f"test_{name}.py" for name in TESTED]
 # Slower by the sanitizers, and by the loops over threads of the CUDA engine on the host.
 EXAMPLES = {"NATIVE_EXAMPLES": "300", "CUDA_HOST_EXAMPLES": "300"}
 

@@ -197,10 +197,7 @@ def results(tmp_path_factory):
     return [torch.load(f"{path}.{rank}") for rank in range(2)]
 
 
-BROKEN = pytest.mark.xfail(reason="FSDP finds no tensor in the norm's output to hang its hook on", strict=False)
-
-
-@pytest.mark.parametrize("name", [pytest.param(way, marks=BROKEN) if "end in" in way else way for way in WAYS])
+@pytest.mark.parametrize("name", WAYS)
 def test_two_processes(results, name):
     for rank in range(2):
         found, expected = results[rank][f"{name}, fused"], results[rank][name]

@@ -161,7 +161,6 @@ def test_pools_between_norm_and_neuron(training):
     assert tgo.fuse(nn.Sequential(nn.BatchNorm2d(3), nn.MaxPool2d(2, return_indices=True), tgo.LIF())).fused == {}
 
 
-@pytest.mark.xfail(reason="a pool makes the norm's output", strict=False)
 def test_pools_between_norm_and_neuron_take_the_input():
     """A line keeps the order of a channel, so that the pool of the norm is the norm of the pool."""
     norm, pool = nn.BatchNorm2d(3), nn.MaxPool2d(2)

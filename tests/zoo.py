@@ -61,7 +61,7 @@ IMAGES = (2, 2, 3, 32, 32)
 CASES = {
     "vgg": case(older("vgg"), IMAGES, {"": "1>2 5>6 8>9"}, "3 10"),
     "vgg, tdBN": case(older("vgg, tdBN"), IMAGES, {"": "1>2 5>6 8>9"}, "3 10"),
-    "vgg, TEBN": case(older("vgg, TEBN"), IMAGES, {}, "3 10", {"TemporalEffectiveBatchNorm2d": "1 5 8"}),
+    "vgg, TEBN": case(older("vgg, TEBN"), IMAGES, {"": "1>2 5>6 8>9"}, "3 10"),
     "vgg, BNTT": case(
         older("vgg, BNTT"),
         IMAGES,

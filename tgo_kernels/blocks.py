@@ -8,6 +8,7 @@ from tgo_kernels.call import check_input, check_tensors
 from tgo_kernels.layer import Layer
 from tgo_kernels.neurons.base import check_choice
 from tgo_kernels.norm import check_norm, folded
+from tgo_kernels.packing import note_integers
 
 
 class Block(nn.Module):
@@ -64,13 +65,15 @@ class Block(nn.Module):
         check_tensors(x, None, self.neuron.neuron, self.neuron.impl)
         if residual is not None and (self.add == "membrane" or self.pool is None):
             check_input("residual", residual, x)
-        current: Any = folded(self.norm, x)
+        current: Any = folded(self.norm, x, 2)
         y = self.neuron(current + residual if self.add == "membrane" else current)
         if self.pool is not None:
             y = self.pool(y.flatten(0, 1)).unflatten(0, y.shape[:2])
         if residual is not None and self.add == "spikes":
             check_input("residual", residual, y)
-            y = y + residual
+            summed = y + residual
+            note_integers(summed, y, residual)
+            return summed
         return y
 
     def extra_repr(self) -> str:

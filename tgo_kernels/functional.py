@@ -21,6 +21,7 @@ from tgo_kernels.layout import like
 from tgo_kernels.library import no_forward_mode
 from tgo_kernels.neurons import HOUSE, LIF, Neuron, with_time
 from tgo_kernels.neurons.base import GuardSide, Membrane, NoiseMode
+from tgo_kernels.packing import note_integers
 from tgo_kernels.surrogate import ATan, Surrogate
 from tgo_kernels.table import table_of
 
@@ -250,6 +251,7 @@ def _scan(
             further = [*further[:-1], like(spikes, further[-1])]
     if lengths is not None:
         penalty = over_valid(penalty, lengths, x)
+    note_integers(spikes, largest=1)
     return spikes, v_final, penalty, neighbors, fired, further
 
 

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tgo_kernels.blocks import Block
 from tgo_kernels.layer import Layer
 from tgo_kernels.library import is_plain
-from tgo_kernels.norm import Normed, check_norm, folded
+from tgo_kernels.norm import check_norm, folded
+from tgo_kernels.normed import Normed
 from tgo_kernels.over_time import OverTime
 from tgo_kernels.pools import MaxPool2d
 from tgo_kernels.traces import traced
@@ -123,10 +124,7 @@ class _Norm(nn.Module):
         over_time = getattr(self, "step_mode", "s") == "m"  # SpikingJelly's, for [T, B, C, *]
         if not is_plain(x) or x.dim() < 2 + over_time or x.layout != torch.strided:
             return super().forward(x)  # type: ignore[misc]
-        if over_time:
-            return folded(self, x)
-        normed = folded(self, x.unsqueeze(0))
-        return Normed(normed.x.squeeze(0), *normed.line, 1)
+        return folded(self, x, 1 + over_time)
 
 
 class _Search:

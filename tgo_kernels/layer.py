@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from tgo_kernels import neurons, noise
 from tgo_kernels.call import LIFOutput, check_tensors
-from tgo_kernels.constants import checked, per_channel
+from tgo_kernels.constants import checked
 from tgo_kernels.functional import run
 from tgo_kernels.neurons import check_bool
-from tgo_kernels.norm import Normed
+from tgo_kernels.normed import Normed
 from tgo_kernels.ops import check_impl
+from tgo_kernels.packing import note
 from tgo_kernels.penalties import (
     Call,
     in_compiled_transform,
@@ -83,7 +84,7 @@ class Layer(nn.Module):
         """On x, or on what a batch norm makes of it, whose line goes into the neuron's constants."""
         constants, line = self.neuron, None
         if isinstance(x, Normed):
-            x, line = x.for_neuron()
+            x, line = x.taken()
         neuron = constants if self.training or self.noise_in_eval else constants.without_noise()
         if not isinstance(x, Tensor):
             check_tensors(x, None, constants)  # says so before what learns is touched
@@ -93,7 +94,9 @@ class Layer(nn.Module):
         if learned:
             neuron = replace(neuron, **learned)
         if line is not None:
-            neuron = neuron.with_input(*(per_channel(each, x.dim()) for each in line))
+            neuron = neuron.with_input(*line)
+        else:
+            note(x)
         guarded = neuron.guard_margin > 0
         if self.stateful:
             before, out = self._continue(x, neuron)

@@ -1,146 +1,95 @@
 """Batch norm in front of a neuron, as two constants of each channel: ``scale x + shift``."""
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import _verify_batch_size  # type: ignore[attr-defined]
-from torch.utils._pytree import tree_map
 
-from tgo_kernels.call import DTYPES
+from tgo_kernels import kernels
 from tgo_kernels.layout import like
-from tgo_kernels.library import LIBRARY, below, is_plain
+from tgo_kernels.library import LIBRARY, Function, below, is_plain
 from tgo_kernels.neurons.base import state_dtype
+from tgo_kernels.normed import Normed
+from tgo_kernels.packing import note
 
 # Of x, dense, [outer, channels, inner] in memory: mean and biased variance, [2, channels] fp64.
 LIBRARY.define("channel_moments(Tensor x, int channels, int inner) -> Tensor")
+# Scale, shift, mean and inverse deviation, [channels, 1, ...] of so many dims; the running statistics are updated.
+LIBRARY.define(
+    "norm_line(Tensor moments, float count, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, "
+    "Tensor(b!)? running_var, float factor, float eps, int dims) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+# The weight's gradient, and slope and offset of add_affine.
+LIBRARY.define(
+    "norm_grad(Tensor mean, Tensor inverse, Tensor scale, Tensor? g_scale, Tensor? g_shift, float count) "
+    "-> (Tensor, Tensor, Tensor)"
+)
 LIBRARY.define(
     "add_affine(Tensor(a!) g, Tensor x, Tensor slope, Tensor offset, int inner) -> ()"
 )  # g += slope x + offset
-_channel_moments, _add_affine = (
-    getattr(torch.ops.tgo_kernels, name).default for name in ("channel_moments", "add_affine")
+_channel_moments, _norm_line, _norm_grad, _add_affine = (
+    getattr(torch.ops.tgo_kernels, name).default for name in ("channel_moments", "norm_line", "norm_grad", "add_affine")
 )
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def check_norm(norm: nn.Module) -> None:
-    """That it is a batch norm of torch, or SpikingJelly's: with another forward, or other initial weights (tdBN)."""
+    """That it is a batch norm of torch, or SpikingJelly's: with another forward, other initial weights (tdBN, arXiv
+    2011.05280), or a weight of each time step (TEBN, NeurIPS 2022)."""
     kind = getattr(norm, "_made_of", (None, type(norm)))[1]  # of one that fuse() found
-    theirs = isinstance(norm, NORMS) or kind.__name__.startswith("ThresholdDependentBatchNorm")
+    theirs = isinstance(norm, NORMS) or kind.__name__.startswith(("ThresholdDependentBatch", "TemporalEffectiveBatch"))
     ours = kind in NORMS or (theirs and kind.__module__.startswith("spikingjelly."))
     if not ours or isinstance(norm, nn.modules.lazy.LazyModuleMixin):
         what = f"{kind.__module__}.{kind.__name__}"
         raise TypeError(f"norm must be a torch.nn.BatchNorm1d, 2d, 3d or SyncBatchNorm that is initialised, got {what}")
 
 
-class Normed:
-    """What a batch norm makes of ``x``, as long as nobody asks for it: ``scale x + shift``, the same for each channel.
+def folded(norm: Any, x: Tensor, channel: int) -> Normed:
+    """The norm of x [*, C, *], whose statistics in training are those of all that is before the channels and after.
 
-    A neuron takes the line for its own; whatever else is done with it is done with the tensor that it stands for.
+    The running ones are updated, as by the norm itself.
     """
-
-    def __init__(self, x: Tensor, scale: Tensor, shift: Tensor, channel: int) -> None:
-        self.x, self.line, self.channel = x, (scale, shift), channel
-        self._tensor: Tensor | None = None
-        self._with_graph = torch.is_grad_enabled()
-
-    def tensor(self) -> Tensor:
-        self._check_graph(torch.is_grad_enabled() and not self._with_graph)
-        if self._tensor is None:
-            with torch.set_grad_enabled(self._with_graph):
-                scale, shift = (each.reshape(-1, *[1] * (self.x.dim() - 1 - self.channel)) for each in self.line)
-                self._tensor = torch.addcmul(shift, self.x.to(scale.dtype), scale).to(self.x.dtype)
-        return self._tensor
-
-    @staticmethod
-    def _check_graph(lost: bool) -> None:
-        """A Function, such as that of a checkpoint, knows no input and output that is no tensor."""
-        if lost:
-            raise RuntimeError(
-                "a fused norm and its neuron are on two sides of torch.no_grad(), or of a checkpoint, where the "
-                "gradient would be lost: give the checkpoint use_reentrant=False, or do not fuse them"
-            )
-
-    def for_neuron(self) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """x and the line; or the tensor, where the channels are not those of [T, B, C, *]."""
-        self._check_graph(torch.is_grad_enabled() != self._with_graph)
-        return (self.x, self.line) if self.channel == 2 else (self.tensor(), None)
-
-    def _seen(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Another view of the leading dimensions is the same of x; all else is of the tensor."""
-        x = getattr(self.x, name)(*args, **kwargs)
-        within = self.x.dim() - self.channel
-        if x.dim() > within and x.shape[x.dim() - within :] == self.x.shape[self.channel :]:
-            return Normed(x, *self.line, x.dim() - within)
-        return getattr(self.tensor(), name)(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name in ("shape", "dtype", "device", "ndim", "dim", "size", "numel", "requires_grad", "is_cuda", "layout"):
-            return getattr(self.x, name)
-        return partial(self._seen, name) if name in VIEWS else getattr(self.tensor(), name)
-
-    @classmethod
-    def __torch_function__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(lambda each: each.tensor() if isinstance(each, cls) else each, (args, kwargs or {}))
-        return function(*args, **kwargs)
+    normed = _folded(norm, x, channel)
+    if "scale" not in norm._parameters:
+        return normed
+    steps = norm.scale.to(normed.scale.dtype).view(-1, *[1] * (x.dim() - 1))  # TEBN's
+    return Normed(normed.x, normed.scale * steps, normed.shift * steps)
 
 
-VIEWS = ("flatten", "unflatten", "view", "reshape", "contiguous")
-
-
-def _of_the_tensor(name: str) -> Any:
-    def call(self: Normed, *others: Any) -> Any:
-        return getattr(self.tensor(), name)(*(each.tensor() if isinstance(each, Normed) else each for each in others))
-
-    return call
-
-
-for _name in (
-    *(f"__{way}{name}__" for way in ("", "r") for name in ("add", "sub", "mul", "truediv", "matmul", "pow")),
-    *("__neg__", "__abs__", "__getitem__", "__len__", "__iter__", "__lt__", "__le__", "__gt__", "__ge__", "__eq__"),
-    *("__ne__", "__and__", "__or__", "__invert__", "__bool__", "__float__", "__int__"),
-):
-    setattr(Normed, _name, _of_the_tensor(_name))
-
-
-def folded(norm: Any, x: Tensor) -> Normed:
-    """The norm of x [T, B, C, *], whose statistics in training are those of all steps and samples.
-
-    The running ones are updated, as by the norm itself on [T B, C, *].
-    """
+def _folded(norm: Any, x: Tensor, channel: int) -> Normed:
     try:
-        norm._check_input_dim(x[0])
+        norm._check_input_dim(x if channel == 1 else x[0])
     except ValueError as error:
         raise ValueError(f"{type(norm).__name__} takes other x [T, B, C, *] than {tuple(x.shape)}") from error
-    if x.shape[2] != norm.num_features:
+    if x.shape[channel] != norm.num_features:
         raise ValueError(f"norm has {norm.num_features} channels, but x [T, B, C, *] is {tuple(x.shape)}")
     dtype = state_dtype(x.dtype)
     weight, bias = (None if each is None else each.to(dtype) for each in (norm.weight, norm.bias))
+    about = weight, bias, norm.eps, x.dim() - channel
     if not norm.training and norm.running_mean is not None and norm.running_var is not None:
-        mean, inverse = norm.running_mean.to(dtype), (norm.running_var.to(dtype) + norm.eps).rsqrt()
-        return Normed(x, *_line(mean, inverse, weight, bias), 2)
+        return Normed(x, *_line(torch.stack((norm.running_mean, norm.running_var)), dtype, *about)[:2])
     if x.numel() == 0:
         raise ValueError(f"x must have time steps and samples for a norm in training, got shape {tuple(x.shape)}")
-    group = _group(norm)
-    if group is None:
-        _verify_batch_size([x.shape[0] * x.shape[1], *x.shape[2:]])
+    if _group(norm) is None:
+        _verify_batch_size([x.shape[:channel].numel(), *x.shape[channel:]])
     if is_plain(x):
-        x, scale, shift, moments, count = _Fold.apply(x, weight, bias, norm.eps, group)
-        _update(norm, moments, count)
-        return Normed(x, scale, shift, 2)
-    moments, count = _over_processes(_moments_of_torch(x), x, group)
-    _update(norm, moments, count)
-    mean, inverse = moments[0].to(dtype), (moments[1] + norm.eps).rsqrt().to(dtype)
-    return Normed(x, *_line(mean, inverse, weight, bias), 2)
+        note(x)
+        return Normed(*_Fold.plainly(x, weight, bias, norm, channel))
+    moments, count = _over_processes(_moments_of_torch(x, channel), x.numel() // norm.num_features, _group(norm))
+    _update(moments, count, *_running(norm))
+    return Normed(x, *_line(moments, dtype, *about)[:2])
 
 
-def _line(mean: Tensor, inverse: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    scale = inverse if weight is None else weight * inverse
-    shift = -mean * scale
-    return scale, shift if bias is None else bias + shift
+def _line(
+    moments: Tensor, dtype: torch.dtype, weight: Tensor | None, bias: Tensor | None, eps: float, dims: int
+) -> tuple[Tensor, ...]:
+    """Scale, shift, mean and inverse deviation, [C, 1, ...] of so many dimensions."""
+    mean, inverse = moments[0].to(dtype), (moments[1] + eps).rsqrt().to(dtype)
+    scale = inverse.clone() if weight is None else weight * inverse
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return tuple(each.reshape(-1, *[1] * (dims - 1)) for each in (scale, shift, mean, inverse))
 
 
 def _group(norm: Any) -> Any:
@@ -153,21 +102,14 @@ def _group(norm: Any) -> Any:
     return group if torch.distributed.get_world_size(group) > 1 else None
 
 
-def _moments_of_torch(x: Tensor) -> Tensor:
-    dims = [d for d in range(x.dim()) if d != 2]
+def _moments_of_torch(x: Tensor, channel: int) -> Tensor:
+    dims = [d for d in range(x.dim()) if d != channel]
     variance, mean = torch.var_mean(x.to(state_dtype(x.dtype)), dims, correction=0)
     return torch.stack((mean, variance))
 
 
-def _moments(x: Tensor, inner: int) -> Tensor:
-    if _native(x):
-        return below(_channel_moments, x, x.shape[2], inner)
-    return _moments_of_torch(x)
-
-
-def _over_processes(moments: Tensor, x: Tensor, group: Any) -> tuple[Tensor, float | Tensor]:
+def _over_processes(moments: Tensor, count: int, group: Any) -> tuple[Tensor, float | Tensor]:
     """The moments of all processes' x, and how many elements a channel has in all."""
-    count = x.numel() // x.shape[2]
     if group is None:
         return moments, count
     mean, variance = moments
@@ -181,23 +123,26 @@ def _over_processes(moments: Tensor, x: Tensor, group: Any) -> tuple[Tensor, flo
     return torch.stack((mean, (squares - mean * mean).clamp(min=0))), total
 
 
-@torch.no_grad()
-def _update(norm: Any, moments: Tensor, count: float | Tensor) -> None:
-    """The running statistics, as torch does."""
+def _running(norm: Any) -> tuple[list[Tensor], float | Tensor]:
+    """The running mean and variance that a call updates, if it does, and by how much."""
     if not (norm.training and norm.track_running_stats) or norm.running_mean is None:
-        return
+        return [], 0.0
     factor = norm.momentum
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         if factor is None:
             factor = 1.0 / norm.num_batches_tracked.double()
-    unbiased = count / (count - 1)
-    for running, new in ((norm.running_mean, moments[0]), (norm.running_var, moments[1] * unbiased)):
-        running.copy_(factor * new + (1 - factor) * running.to(new.dtype))
+    return [norm.running_mean, norm.running_var], factor
 
 
-class _Fold(torch.autograd.Function):
-    """Scale and shift from the statistics of x, which goes through: to its gradient comes that through the statistics.
+@torch.no_grad()
+def _update(moments: Tensor, count: float | Tensor, running: Sequence[Tensor], factor: float | Tensor) -> None:
+    for old, new in zip(running, (moments[0], moments[1] * (count / (count - 1))), strict=False):
+        old.copy_(factor * new + (1 - factor) * old.to(new.dtype))
+
+
+class _Fold(Function):
+    """The line from the statistics of x, which goes through: to its gradient comes that through the statistics.
 
     With ``g`` the gradient of ``z = scale x + shift``, ``n`` elements a channel, and ``d = 1 / sqrt(variance + eps)``::
 
@@ -209,66 +154,71 @@ class _Fold(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Any
-    ) -> tuple[Any, ...]:
-        dense, inner = _lying(x)
-        moments, count = _over_processes(_moments(dense, inner), x, group)
-        dtype = state_dtype(x.dtype)
-        mean, inverse = moments[0].to(dtype), (moments[1] + eps).rsqrt().to(dtype)
-        scale, shift = _line(mean, inverse, weight, bias)
-        if weight is None:
-            scale = scale.clone()
-        ctx.group, ctx.count, ctx.has = group, count, (weight is not None, bias is not None)
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Any, channel: int
+    ) -> tuple[Tensor, ...]:
+        dense, inner = _lying(x, channel)
+        channels, group = x.shape[channel], _group(norm)
+        fast = _native(x)
+        found = below(_channel_moments, dense, channels, inner) if fast else _moments_of_torch(x, channel)
+        moments, count = _over_processes(found, x.numel() // channels, group)
+        running, factor = _running(norm)
+        if fast and group is None and all(each.dtype == torch.float32 for each in running):
+            about = float(factor), norm.eps, x.dim() - channel
+            line = below(_norm_line, moments, count, weight, bias, *(running or (None, None)), *about)
+        else:
+            _update(moments, count, running, factor)
+            line = _line(moments, state_dtype(x.dtype), weight, bias, norm.eps, x.dim() - channel)
+        scale, shift, mean, inverse = line
+        ctx.about = channel, group, count, weight is not None, bias is not None
         ctx.save_for_backward(x, mean, inverse, scale)
-        ctx.mark_non_differentiable(moments, *([count] if isinstance(count, Tensor) else []))
         ctx.set_materialize_grads(False)
-        return x, scale, shift, moments, count
+        return x, scale, shift
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, g_x: Tensor | None, g_scale: Tensor | None, g_shift: Tensor | None, *_: Any
-    ) -> tuple[Any, ...]:
+    def backward(ctx: Any, g_x: Tensor | None, g_scale: Tensor | None, g_shift: Tensor | None) -> tuple[Any, ...]:
         x, mean, inverse, scale = ctx.saved_tensors
-        none = torch.zeros_like(scale)
-        g_scale, g_shift = none if g_scale is None else g_scale, none if g_shift is None else g_shift
-        centred = g_scale - mean * g_shift
-        has_weight, has_bias = ctx.has
-        g_weight, g_bias = centred * inverse if has_weight else None, g_shift if has_bias else None
-        if not ctx.needs_input_grad[0]:
-            return None, g_weight, g_bias, None, None
-        if ctx.group is not None:
-            sums = torch.cat((centred, g_shift))
-            torch.distributed.all_reduce(sums, group=ctx.group)
-            centred, g_shift = sums.chunk(2)
-        slope = -inverse * inverse * scale * centred / ctx.count
-        offset = -scale * g_shift / ctx.count - slope * mean
-        return _with_line(g_x, x, slope.to(scale.dtype), offset.to(scale.dtype)), g_weight, g_bias, None, None
+        channel, group, count, has_weight, has_bias = ctx.about
+        plain = all(each is None or _is_one(each) for each in (g_x, g_scale, g_shift))
+        if plain and group is None and _native(x):
+            g_weight, slope, offset = below(_norm_grad, mean, inverse, scale, g_scale, g_shift, count)
+        else:
+            none = torch.zeros_like(scale)
+            g_scale, g_shift = none if g_scale is None else g_scale, none if g_shift is None else g_shift
+            centred = g_scale - mean * g_shift
+            g_weight, sums = centred * inverse, torch.stack((centred, g_shift))
+            if group is not None:
+                torch.distributed.all_reduce(sums, group=group)
+            slope = (-inverse * inverse * scale * sums[0] / count).to(scale.dtype)
+            offset = (-scale * sums[1] / count).to(scale.dtype) - slope * mean
+        g_x = _with_line(g_x, x, slope, offset, channel, plain) if ctx.needs_input_grad[0] else None
+        g_bias = g_shift.reshape(-1) if has_bias and g_shift is not None else None
+        return g_x, g_weight.reshape(-1) if has_weight else None, g_bias, None, None
 
 
-def _with_line(g: Tensor | None, x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+def _is_one(g: Tensor) -> bool:
+    """Not many gradients at once, as ``is_grads_batched`` brings."""
+    return type(g) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(g)
+
+
+def _with_line(g: Tensor | None, x: Tensor, slope: Tensor, offset: Tensor, channel: int, plain: bool) -> Tensor:
     """g + slope x + offset; in g, which is the scan's alone."""
-    if g is not None and slope.dim() == 1 and type(g) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(g):
-        x, inner = _lying(x)
-        if _native(x):
-            g = like(x, g)
-            below(_add_affine, g, x, slope.contiguous(), offset.contiguous(), inner)
-            return g
-    across = [*slope.shape, *[1] * (x.dim() - 3)]
-    line = torch.addcmul(offset.reshape(across), x.to(slope.dtype), slope.reshape(across))
+    if g is not None and plain and _native(x):
+        x, inner = _lying(x, channel)
+        g = like(x, g)
+        below(_add_affine, g, x, slope, offset, inner)
+        return g
+    line = torch.addcmul(offset, x.to(slope.dtype), slope)
     return (line if g is None else g + line).to(x.dtype)
 
 
-def _lying(x: Tensor) -> tuple[Tensor, int]:
-    """x [T, B, C, *], dense, and how many elements of a channel are side by side in memory."""
+def _lying(x: Tensor, channel: int) -> tuple[Tensor, int]:
+    """x, dense, and how many elements of a channel are side by side in memory."""
     if not torch.ops.aten.is_non_overlapping_and_dense.default(x):
         x = x.contiguous()
-    channels = x.shape[2]
-    return x, x.stride(2) if channels > 1 else max(x.numel() // channels, 1)
+    channels = x.shape[channel]
+    return x, x.stride(channel) if channels > 1 else max(x.numel() // channels, 1)
 
 
 def _native(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in DTYPES and x.numel() > 0 and _HAS_NATIVE
-
-
-_HAS_NATIVE = torch._C._dispatch_has_kernel_for_dispatch_key("tgo_kernels::add_affine", "CPU")
+    return x.numel() > 0 and kernels.serve(x)

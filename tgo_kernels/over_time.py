@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from tgo_kernels.call import not_dense
-from tgo_kernels.norm import Normed
+from tgo_kernels.normed import Normed
 
 
 class OverTime(nn.Sequential):

@@ -1,39 +1,45 @@
 """Spikes kept as bits: what autograd saves for the backward, where it has few different values."""
 
 from collections.abc import Callable
-from typing import Any
-from weakref import WeakValueDictionary
+from functools import partial
+from typing import Any, Literal, NamedTuple
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from tgo_kernels import native
+from tgo_kernels import kernels, native, recompute
 from tgo_kernels.library import LIBRARY, below
+from tgo_kernels.neurons.base import check_choice
 
 LIBRARY.define("pack(Tensor x) -> Tensor")  # int64; empty where x has more than eight different values
 LIBRARY.define("unpack(Tensor packed, Tensor(a!) x) -> ()")
-_pack, _unpack = (getattr(torch.ops.tgo_kernels, name).default for name in ("pack", "unpack"))
+_pack, _unpack, _pack_integers, _unpack_integers = (
+    getattr(torch.ops.tgo_kernels, name).default for name in ("pack", "unpack", "pack_integers", "unpack_integers")
+)
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+Level = Literal["output", "bits"]
+MOST = 7  # of an integer that is packed
 LEAST = 1024  # elements that are worth it
 _packed: WeakValueDictionary[Any, "_Bits"] = WeakValueDictionary()  # of one tensor that several operators save
+_integers: dict[int, "_Integers"] = {}  # by the storage that holds them
 
 
 class Packing:
     """What :func:`pack_spikes` returns: ends by :meth:`remove`, or as a context."""
 
-    def __init__(self, model: nn.Module | None) -> None:
+    def __init__(self, model: nn.Module | None, level: Level) -> None:
         # Functions of this module alone, so that the model can still be copied and pickled.
         self._hooks = (
             []
             if model is None
             else [
-                model.register_forward_pre_hook(_enter, prepend=True),
+                model.register_forward_pre_hook(partial(_enter, level=level), prepend=True),
                 model.register_forward_hook(_leave, always_call=True),
             ]
         )
-        self._everywhere = model is None
+        self._everywhere, self._level = model is None, level
 
     def remove(self) -> None:
         """From here on everything is saved as it is. What is saved already stays packed."""
@@ -44,14 +50,14 @@ class Packing:
 
     def __enter__(self) -> "Packing":
         if self._everywhere:
-            _enter(self)
+            _enter(self, level=self._level)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.remove()
 
 
-def pack_spikes(model: nn.Module | None = None) -> Packing:
+def pack_spikes(model: nn.Module | None = None, *, level: Level = "output") -> Packing:
     """Keeps as bits what operators save of spikes for their backward: a 32nd of the memory, the same gradients.
 
     Whatever any operator within the model's forward (convolution, linear, matmul, attention, pool, another neuron)
@@ -69,27 +75,42 @@ def pack_spikes(model: nn.Module | None = None) -> Packing:
     ``torch.utils.checkpoint``) are given the bits to keep, and what is kept as it is; inner ones stand for it. What
     ``torch.func`` transforms save is left alone; what a compiled model saves is packed from without.
 
-    Only fp32, fp16 and bf16 tensors on the CPU are packed so far; on other devices nothing changes.
+    ``level="bits"`` keeps bits alone: what a convolution or a linear layer puts out for a neuron, or for a norm that is
+    part of one (:class:`Block`, :func:`fuse`), is computed again in the backward, from the bits that the layer keeps
+    for its own. That takes the time of one forward more of these layers. A layer that keeps less than that takes (a
+    linear one whose input or weight needs no gradient, or any whose bias needs none) is left as it is.
+
+    On a GPU values are not looked for, since the CPU would have to wait for them. Packed (by Triton, without waiting)
+    is what is known to hold spikes: outputs of this package's neurons, of :class:`MaxPool2d` and of
+    ``Block(add="spikes")``, made under the packing, and any views of them, unless they were written to since; a write
+    that torch does not count (through ``.data``) goes unnoticed. Copies in another layout or dtype, averages, dropout
+    and spikes of other libraries are kept as they are. What ``level="bits"`` computes again there may be rounded in
+    another way, if cuDNN takes another algorithm.
+
+    fp32, fp16 and bf16; on other devices nothing changes.
 
     Args:
         model: whose forward it is for; None for a context.
+        level: ``"output"``, or ``"bits"``.
 
     Returns:
         A :class:`Packing`, which ends it.
 
     Raises:
-        TypeError: ``model`` is no module.
-        RuntimeError: the compiled extension is missing; in the backward: a tensor that was kept as it is was changed.
+        TypeError, ValueError: ``model`` is no module; ``level`` is another one.
+        RuntimeError: the compiled extension is missing, and a GPU with Triton too; in the backward: a tensor that was
+            kept as it is was changed.
     """
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
+    check_choice("level", level, ("output", "bits"))
     reason = native.serves(torch.device("cpu"))
-    if reason:
+    if reason and not (torch.cuda.is_available() and kernels.has_triton()):
         raise RuntimeError(f"pack_spikes needs the compiled extension: {reason}")
-    return Packing(model)
+    return Packing(model, level)
 
 
-def _enter(owner: object, *_: object) -> None:
+def _enter(owner: object, *_: object, level: Level = "output") -> None:
     """Pushes hooks, or where torch allows none (within transforms), nothing."""
     if not _allowed():
         return
@@ -98,13 +119,14 @@ def _enter(owner: object, *_: object) -> None:
         if outer[0].owner is owner:  # left there by a forward that was interrupted
             return
         outer = outer[0].outer
-    torch._C._autograd._push_saved_tensors_default_hooks(_Pack(outer, owner), _restored)
+    torch._C._autograd._push_saved_tensors_default_hooks(_Pack(outer, owner, level), _restored)
 
 
 def _leave(owner: object, *_: object) -> None:
     top: Any = _top() if _allowed() else None
     if top is not None and isinstance(top[0], _Pack) and top[0].owner is owner:
         torch._C._autograd._pop_saved_tensors_default_hooks()
+        top[0].noted = None
 
 
 def _top() -> Any:
@@ -116,17 +138,68 @@ def _allowed() -> bool:
     return not torch.compiler.is_compiling() and enabled()
 
 
-def _restored(kept: "_Kept | _Bits") -> Tensor:
+def note(x: Tensor, make: Callable[[], Tensor] | None = None) -> None:
+    """That what is saved of x, a neuron's input, may be computed again, if the level asks for it."""
+    top: Any = None if torch.compiler.is_compiling() else _top()
+    if top is not None and isinstance(top[0], _Pack) and top[0].level == "bits" and x.grad_fn is not None:
+        top[0].noted = recompute.remember(x, make)
+
+
+class _Integers(NamedTuple):
+    """A tensor whose storage holds 0 .. largest and nothing else, while it is at that version."""
+
+    tensor: ref[Tensor]
+    version: int
+    largest: int
+
+
+def note_integers(y: Tensor, *terms: Tensor, largest: int = 0) -> None:
+    """That y, just made, holds 0 .. largest, or sums of what terms hold: where that is packed, and cannot be seen."""
+    if torch.compiler.is_compiling() or not _is_known(y) or not isinstance((_top() or (None,))[0], _Pack):
+        return
+    if any(type(each) is not Tensor or not _is_plain(each) for each in (y, *terms)):
+        return
+    found = [_largest(each) for each in terms]
+    largest += sum(found)
+    storage = y.untyped_storage()
+    if all(found) and 0 < largest <= MOST and y.numel() * y.element_size() == storage.nbytes():
+        key = storage._cdata
+        _integers[key] = _Integers(ref(y, lambda _: _integers.pop(key, None)), y._version, largest)
+
+
+def _largest(tensor: Tensor) -> int:
+    """The largest integer that a tensor holds; 0 where that is not known."""
+    key = tensor.untyped_storage()._cdata
+    known = _integers.get(key)
+    whole = None if known is None else known.tensor()
+    if known is None or whole is None:
+        return 0
+    whole._fix_weakref()  # type: ignore[attr-defined]  # it may have been there for C++ alone
+    same = whole.dtype == tensor.dtype and whole.untyped_storage()._cdata == key  # another one may be set
+    return known.largest if same and whole._version == known.version == tensor._version else 0
+
+
+def _is_known(tensor: Tensor) -> bool:
+    """Whether what it holds is known from who made it, and not looked for."""
+    return tensor.is_cuda
+
+
+def _restored(kept: "_Kept | _Bits | _Again") -> Tensor:
     return kept.restored()
 
 
 class _Pack:
     """The hook for what is saved, and the hooks around it."""
 
-    def __init__(self, outer: tuple[Callable, Callable] | None, owner: object) -> None:
-        self.outer, self.owner = outer, owner
+    def __init__(self, outer: tuple[Callable, Callable] | None, owner: object, level: Level) -> None:
+        self.outer, self.owner, self.level = outer, owner, level
+        self.noted: recompute.Again | None = None  # which is there until it is saved
 
-    def __call__(self, tensor: Tensor) -> "_Kept | _Bits":
+    def __call__(self, tensor: Tensor) -> "_Kept | _Bits | _Again":
+        again = recompute.found(tensor) if self.level == "bits" and _is_plain(tensor) else None
+        if again is not None:
+            self.noted = None  # what is saved holds this hook, too
+            return _Again(again, tensor.size(), tensor.stride())
         return _bits_of(tensor, self.outer) or _Kept(tensor, self.outer)
 
 
@@ -152,6 +225,17 @@ class _Kept:
         return self.tensor
 
 
+class _Again(NamedTuple):
+    """A tensor that is computed again."""
+
+    again: recompute.Again
+    size: torch.Size
+    stride: tuple[int, ...]
+
+    def restored(self) -> Tensor:
+        return self.again.view(self.size, self.stride)
+
+
 class _Bits:
     """A tensor as bits."""
 
@@ -163,45 +247,53 @@ class _Bits:
         self.packed, self.dtype, self.size, self.stride = packed, tensor.dtype, tensor.shape, tensor.stride()
 
     def restored(self) -> Tensor:
-        tensor = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device="cpu")
-        below(_unpack, self.packed.restored(), tensor)
+        packed = self.packed.restored()
+        tensor = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=packed.device)
+        below(_unpack if packed.dtype == torch.int64 else _unpack_integers, packed, tensor)
         return tensor
 
 
 def _bits_of(tensor: Tensor, outer: tuple[Callable, Callable] | None) -> _Bits | None:
-    if type(tensor) is not Tensor or tensor.dtype not in DTYPES or tensor.numel() < LEAST or not _is_plain(tensor):
+    if type(tensor) is not Tensor or tensor.numel() < LEAST or not _is_plain(tensor):
         return None
-    dense = tensor
-    if not torch.ops.aten.is_non_overlapping_and_dense.default(tensor):
-        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+    planes = _largest(tensor).bit_length() if _is_known(tensor) else None
+    dense = torch.ops.aten.is_non_overlapping_and_dense.default(tensor)
+    if planes == 0 or (not dense and _repeats(tensor)):
+        return None
+    storage = tensor.untyped_storage()
+    key = storage._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version
+    found = None if outer is not None else _packed.get(key)
+    if found is not None and planes is not None:
+        return found
+    if not dense:
+        if planes is None and not below(_pack, _first(tensor).contiguous()).numel():
             return None
-        if not below(_pack, _first(tensor).contiguous()).numel():
-            return None
-        dense = tensor.contiguous()
-    packed = below(_pack, dense)
+        tensor = tensor.contiguous()
+    packed = below(_pack, tensor) if planes is None else below(_pack_integers, tensor, planes)
     if not packed.numel():
         return None
     if outer is not None:
-        return _Bits(dense, _Kept(packed, outer))
-    storage = tensor.untyped_storage()
-    key = storage._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
-    found = _packed.get(key)
+        return _Bits(tensor, _Kept(packed, outer))
     if found is None or not torch.equal(found.packed.tensor, packed):  # it was written to
-        found = _Bits(dense, _Kept(packed, None))
+        found = _Bits(tensor, _Kept(packed, None))
         found.storage = StorageWeakRef(storage)
         _packed[key] = found
     return found
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether its elements lie on the CPU as they are."""
+    """Whether its elements lie in memory as they are, where there are kernels."""
     return (
-        tensor.device.type == "cpu"
+        kernels.serve(tensor)
         and tensor.layout == torch.strided
         and not (tensor.is_nested or tensor.is_neg() or tensor.is_inference())
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and not torch._C._functorch.is_legacy_batchedtensor(tensor)
     )
+
+
+def _repeats(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _first(tensor: Tensor) -> Tensor:

@@ -22,11 +22,7 @@ void sums_of(const S* x, int64_t rows, int64_t apart, int64_t len, double* __res
 
 void column_sums(Storage storage, const void* x, int64_t rows, int64_t apart, int64_t len, double* sum,
                  double* squares) {
-  switch (storage) {
-    case Storage::kFloat: return sums_of(static_cast<const float*>(x), rows, apart, len, sum, squares);
-    case Storage::kHalf: return sums_of(static_cast<const Half*>(x), rows, apart, len, sum, squares);
-    case Storage::kBFloat16: return sums_of(static_cast<const BFloat16*>(x), rows, apart, len, sum, squares);
-  }
+  as_stored(storage, [&]<class S>() { sums_of(static_cast<const S*>(x), rows, apart, len, sum, squares); });
 }
 
 template <class S>
@@ -41,13 +37,9 @@ void add_line(S* __restrict g, const S* __restrict x, const float* slope, const 
 
 void add_affine(Storage storage, void* g, const void* x, const float* slope, const float* offset, bool one,
                 int64_t len) {
-  switch (storage) {
-    case Storage::kFloat:
-      return add_line(static_cast<float*>(g), static_cast<const float*>(x), slope, offset, one, len);
-    case Storage::kHalf: return add_line(static_cast<Half*>(g), static_cast<const Half*>(x), slope, offset, one, len);
-    case Storage::kBFloat16:
-      return add_line(static_cast<BFloat16*>(g), static_cast<const BFloat16*>(x), slope, offset, one, len);
-  }
+  as_stored(storage, [&]<class S>() {
+    add_line(static_cast<S*>(g), static_cast<const S*>(x), slope, offset, one, len);
+  });
 }
 
 }  // namespace

@@ -94,7 +94,18 @@ struct Codes {
 // A max pool of planes [size, inner].
 struct Pool {
   int64_t inner, size[2], window[2], stride[2], padding[2], dilation[2], outputs[2];
+  float* best;  // scratch: of a row of outputs, or going back, of a plane in fp32
+
+  int64_t elements() const { return size[0] * size[1] * inner; }
+  int64_t row() const { return outputs[1] * inner; }
+  bool quads() const {
+    return inner == 1 && window[0] == 2 && window[1] == 2 && stride[0] == 2 && stride[1] == 2 && !padding[0] &&
+           !padding[1] && dilation[0] == 1 && dilation[1] == 1 && size[0] / 2 == outputs[0] &&
+           size[1] / 2 == outputs[1];
+  }
 };
+
+constexpr uint8_t kNoWinner = 255;  // so many taps a window may have
 
 struct Kernels {
   const char* name;
@@ -106,11 +117,9 @@ struct Kernels {
   // Words of elements of `size` bytes as planes so many words `apart`: how many, until one that has another value.
   int64_t (*pack)(const void* from, int64_t size, int64_t words, const Codes&, uint64_t* to, int64_t apart);
   void (*unpack)(const uint64_t* from, int64_t apart, int64_t words, const Codes&, int64_t size, void* to);
-  // Windows of 2x2 beside each other, of a plane: its outputs, or, of their gradients, those of the plane.
-  void (*pool_quads)(const Pool&, Storage, const void* plane, void* outputs, void* g_plane);
-  // The largest of each output of row y of the outputs, and at which tap of its window it is; and back.
-  void (*pool_winners)(const Pool&, Storage, const void* plane, int64_t y, float* best, int32_t* winner);
-  void (*pool_back)(const Pool&, int64_t y, const float* grad, const int32_t* winner, float* g_plane);
+  // A plane's outputs, and at which taps of their windows they are, of each of `inner` channels by its sign; and back.
+  void (*pool_outputs)(const Pool&, Storage, const void* plane, const float* signs, void* outputs, uint8_t* winners);
+  void (*pool_back)(const Pool&, Storage, const void* grad, const uint8_t* winners, void* g_plane);
   // Adds the sums, and those of squares, of `len` columns of rows that lie so many elements apart.
   void (*column_sums)(Storage, const void* x, int64_t rows, int64_t apart, int64_t len, double* sum, double* squares);
   // g += slope x + offset, `one` of these for all elements, or one of each.

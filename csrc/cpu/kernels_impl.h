@@ -39,6 +39,7 @@ void with_form(const Kind& kind, const Body& f) {
   }
   if constexpr (lif)
     if ((kind.own & ~kUsualOwn) == 0 && !kind.rare) {
+      if ((kind.own & ~kNormOwn) == 0 && plain.template operator()<kNormOwn>()) return;
       if (plain.template operator()<kUsualOwn>()) return;
       return f.template operator()<Form<Step, S, Any, kUsualOwn>>();
     }
@@ -47,11 +48,7 @@ void with_form(const Kind& kind, const Body& f) {
 
 template <class Step, class Body>
 void with_storage(const Kind& kind, const Body& f) {
-  switch (kind.storage) {
-    case Storage::kFloat: return with_form<Step, float>(kind, f);
-    case Storage::kHalf: return with_form<Step, Half>(kind, f);
-    case Storage::kBFloat16: return with_form<Step, BFloat16>(kind, f);
-  }
+  as_stored(kind.storage, [&]<class S>() { with_form<Step, S>(kind, f); });
 }
 
 template <class Step>
@@ -70,8 +67,8 @@ BackwardKernel backward_for(const Kind& kind) {
 
 template <class... Steps>
 constexpr Kernels kernels_of(House<Steps...>) {
-  return {TGO_ISA_NAME, noise,     pack,        unpack,
-          pool_quads,   pool_winners, pool_back, column_sums, add_affine,
+  return {TGO_ISA_NAME, noise,       pack,       unpack,
+          pool_outputs, pool_back, column_sums, add_affine,
           {{forward_for<Steps>, backward_for<Steps>}...}};
 }
 

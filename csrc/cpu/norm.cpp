@@ -2,6 +2,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <cmath>
+
 #include "kernels.h"
 #include "walk.h"
 
@@ -41,6 +43,17 @@ void add_rows(Storage storage, const char* x, int64_t rows, int64_t width, int64
   }
 }
 
+// The values of all channels, or null.
+const float* of_channels(const OptionalTensor& values, int64_t channels) {
+  if (!values) return nullptr;
+  STD_TORCH_CHECK(values->numel() == channels && values->is_contiguous(), "a norm has a value for each channel");
+  return values->const_data_ptr<float>();
+}
+
+float* running_of(OptionalTensor& values, int64_t channels) {
+  return of_channels(values, channels) ? values->mutable_data_ptr<float>() : nullptr;
+}
+
 }  // namespace
 
 Tensor channel_moments(const Tensor& x, int64_t channels, int64_t inner) {
@@ -71,6 +84,54 @@ Tensor channel_moments(const Tensor& x, int64_t channels, int64_t inner) {
     to[channels + c] = variance < 0 ? 0 : variance;
   }
   return moments;
+}
+
+Line norm_line(const Tensor& moments, double count, const OptionalTensor& weight, const OptionalTensor& bias,
+               OptionalTensor running_mean, OptionalTensor running_var, double factor, double eps, int64_t dims) {
+  const int64_t channels = moments.size(1);
+  const float *weights = of_channels(weight, channels), *biases = of_channels(bias, channels);
+  float* running[2] = {running_of(running_mean, channels), running_of(running_var, channels)};
+  const auto* const mean = moments.const_data_ptr<double>();
+  std::vector<int64_t> sizes(dims, 1), strides(dims, 1);
+  sizes.at(0) = channels;
+  const auto made = [&] {
+    return empty(moments, ScalarType::Float, Sizes(sizes.data(), dims), Sizes(strides.data(), dims));
+  };
+  Line line{made(), made(), made(), made()};
+  float* to[] = {std::get<0>(line).mutable_data_ptr<float>(), std::get<1>(line).mutable_data_ptr<float>(),
+                 std::get<2>(line).mutable_data_ptr<float>(), std::get<3>(line).mutable_data_ptr<float>()};
+  for (int64_t c = 0; c < channels; ++c) {
+    const double variance = mean[channels + c];
+    const float inverse = float(1 / std::sqrt(variance + eps)), centre = float(mean[c]);
+    const float scale = weights ? weights[c] * inverse : inverse, offset = -centre * scale;
+    to[0][c] = scale;
+    to[1][c] = biases ? biases[c] + offset : offset;
+    to[2][c] = centre;
+    to[3][c] = inverse;
+    const double found[] = {mean[c], variance * (count / (count - 1))};
+    for (int k = 0; k < 2; ++k)
+      if (running[k]) running[k][c] = float(factor * found[k] + (1 - factor) * running[k][c]);
+  }
+  return line;
+}
+
+std::tuple<Tensor, Tensor, Tensor> norm_grad(const Tensor& mean, const Tensor& inverse, const Tensor& scale,
+                                             const OptionalTensor& g_scale, const OptionalTensor& g_shift,
+                                             double count) {
+  const int64_t channels = mean.numel();
+  const float *m = of_channels(mean, channels), *d = of_channels(inverse, channels), *s = of_channels(scale, channels);
+  const float *to_scale = of_channels(g_scale, channels), *to_shift = of_channels(g_shift, channels);
+  const Tensor g_weight = row(mean, channels), slope = row(mean, channels), offset = row(mean, channels);
+  auto* const g = g_weight.mutable_data_ptr<float>();
+  auto *const a = slope.mutable_data_ptr<float>(), *const b = offset.mutable_data_ptr<float>();
+  for (int64_t c = 0; c < channels; ++c) {
+    const double shift = to_shift ? to_shift[c] : 0, centred = (to_scale ? to_scale[c] : 0) - m[c] * shift;
+    const double line = -double(d[c]) * d[c] * s[c] * centred / count;
+    g[c] = float(centred * d[c]);
+    a[c] = float(line);
+    b[c] = float(-s[c] * shift / count - line * m[c]);
+  }
+  return {g_weight, slope, offset};
 }
 
 void add_affine(Tensor g, const Tensor& x, const Tensor& slope, const Tensor& offset, int64_t inner) {

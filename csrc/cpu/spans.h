@@ -4,7 +4,7 @@ namespace tgo::cpu::TGO_ISA {
 namespace {
 
 constexpr int kSpan = kStepsPerBlock;  // steps whose states and membranes stay in registers
-constexpr uint32_t kAllOwn = ~0u, kUsualOwn = 15;  // decay, gain, leak and threshold
+constexpr uint32_t kAllOwn = ~0u, kUsualOwn = 15, kNormOwn = 6;  // decay, gain, leak and threshold; gain and leak
 
 // What a kernel is compiled for: the neuron's step, what rows are stored in, what is known of the flags, and which
 // constants neurons may have of their own. That for all of these is also the one for sequences that end, and for

@@ -66,8 +66,6 @@ class Neuron:
             if not isinstance(value, Tensor) and not (name == "reset_by" and value is None):
                 most = math.inf if name == "v_threshold" else FLOAT32.max
                 check_number(name, value, MINIMUM.get(name, 0.0), "float or a tensor", most)
-        given = tuple(name for name in self.OWN if isinstance(getattr(self, name), Tensor))
-        object.__setattr__(self, "tensors", tuple(name for name in given if name not in self.derived))
         if self.v_reset is not None:
             check_number("v_reset", self.v_reset, MINIMUM["v_reset"])
             if self.reset_by is not None:
@@ -94,6 +92,8 @@ class Neuron:
         self._set_settings()
 
     def _set_settings(self) -> None:
+        given = tuple(name for name in self.OWN if isinstance(getattr(self, name), Tensor))
+        object.__setattr__(self, "tensors", tuple(name for name in given if name not in self.derived))
         noisy = isinstance(self.noise_std, Tensor) or self.noise_std > 0
         object.__setattr__(self, "noisy", True if noisy else False)  # noqa: SIM210  as in never_fires
         constants = [self.constant(name) for name in self.CONSTANTS]
@@ -159,6 +159,15 @@ class Neuron:
         """The same neuron with other constants; what follows from them does so anew."""
         return replace(self, **self.derived | constants)
 
+    def with_own(self, **tensors: Any) -> Any:
+        """The same neuron with these for constants that may be tensors, which take no check of the others."""
+        if torch.compiler.is_compiling():
+            return replace(self, **tensors)
+        neuron = object.__new__(type(self))
+        vars(neuron).update(vars(self), **tensors)
+        neuron._set_settings()
+        return neuron
+
     def without_noise(self) -> "Neuron":
         """The same neuron with the noise switched off; its surrogate keeps its width."""
         return replace(self, noise_std=0.0) if self.noisy else self
@@ -179,8 +188,11 @@ class Leaky(Neuron):
 
     def with_input(self, scale: Tensor, shift: Tensor) -> "Leaky":
         """The same neuron on ``scale x + shift``."""
-        bias = self.gain * shift if isinstance(self.bias, float) and self.bias == 0 else self.gain * shift + self.bias
-        return replace(self, gain=self.gain * scale, bias=bias)
+        if isinstance(self.gain, Tensor) or self.gain != 1:
+            scale, shift = self.gain * scale, self.gain * shift
+        if isinstance(self.bias, Tensor) or self.bias != 0:
+            shift = shift + self.bias
+        return self.with_own(gain=scale, bias=shift)
 
     def _set_settings(self) -> None:
         bias = self.leak_bias
