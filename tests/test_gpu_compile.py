@@ -15,14 +15,14 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter replaces the kernels; make test runs this file without it", allow_module_level=True)
 
-from benchmarks.gpu_compile import cuda_code, sass, triton_code  # noqa: E402
+from benchmarks.gpu_compile import beside, cuda_code, sass, triton_code  # noqa: E402
 from benchmarks.gpu_compile.__main__ import main, measure  # noqa: E402
 from benchmarks.gpu_compile.budgets import Known, judge, misses  # noqa: E402
 from benchmarks.gpu_compile.code import Case, cases  # noqa: E402
 from benchmarks.gpu_compile.known import KNOWN  # noqa: E402
 from benchmarks.gpu_compile.report import read  # noqa: E402
 from benchmarks.gpu_compile.triton_code import TARGETS, compile_kernel, flags_for, resources  # noqa: E402
-from tgo_kernels._triton import launch, walk  # noqa: E402
+from tgo_kernels._triton import launch, norm, walk  # noqa: E402
 from tgo_kernels._triton.flags import Flags  # noqa: E402
 from tgo_kernels._triton.math import NO_NOISE, NOISY, RESET, SOFT, SUBTRACTED, THRESHOLD  # noqa: E402
 from tgo_kernels.neurons import AdaptiveLIF  # noqa: E402
@@ -33,6 +33,7 @@ KERNELS = pytest.mark.parametrize("kernel", [walk.forward_kernel, walk.backward_
 PLAIN = {"noise": NO_NOISE.value, "guard": False}
 ANY_T = {"whole": False, "once": False, "saves": True, "stateful": True}
 OWN = {"own": (True, True, False, True, False, False)}
+NORMED = {"own": (False, True, True, False, False, False)}  # gain and bias
 TIMED = {"own": (True,) * 6, "timed": (True,) * 6, "alignment": 1, "reset": SUBTRACTED.value}
 ENDS = {"lengths": True, "membrane": RESET.value, "below": True, "squared": True, "strict": True}
 EXTREMES = {
@@ -131,6 +132,31 @@ def test_noise_and_penalty_fit_into_64_registers(kernel, name, dtype):
     registers, spilled = resources(compiled, target)
     assert registers <= (64 if PINNED else 80) and spilled == 0  # Triton 3.9 needs 74
     assert compiled.metadata.shared <= (32 if kernel is walk.forward_kernel else 0)  # the block's sums alone
+
+
+@pytest.mark.skipif(not PINNED, reason="the figures are those of another compiler")
+@pytest.mark.parametrize("flags", [{}, PLAIN], ids=["noise and penalty", "plain"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [name for name in TARGETS if name.startswith("sm_")])
+@KERNELS
+def test_four_steps_behind_a_norm(kernel, name, dtype, flags):
+    registers, spilled = resources(compile_kernel(kernel, TARGETS[name], dtype, **NORMED, **flags), TARGETS[name])
+    assert registers <= (80 if kernel is walk.forward_kernel else 88) and spilled == 0
+
+
+@pytest.mark.skipif(not PINNED, reason="the figures are those of another compiler")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_kernels_beside_the_scan(name, dtype):
+    rows = [beside.read(call) for call in beside.calls(name, dtype)]
+    assert not [miss for row in rows for miss in row.over()]
+
+
+def test_a_kernel_beside_the_scan_over_budget_is_found():
+    """All of an odd number of channels: no access is wide."""
+    tile = norm.shape(4, 63, 1, 32)
+    row = beside.read(beside.Call("add_affine", "sm_90", "fp32", norm.affine_kernel, tile, beside.BOTH))
+    assert row.over() == [f"add_affine sm_90 fp32: no {name} of 128 bits" for name in ("loads", "stores")]
 
 
 @pytest.mark.parametrize("extreme", EXTREMES)

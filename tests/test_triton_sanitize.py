@@ -9,12 +9,15 @@ import pytest
 import torch
 from cases import Case, assert_agrees, cases, lay
 from hypothesis import given, settings
+from torch.nn import functional as F
 
 if getattr(sys.modules["__main__"].__spec__, "name", "") != "ttsem.sanitize":
     pytest.skip("needs ttsem, which replaces the launch of kernels (make sanitize-triton)", allow_module_level=True)
 
 import triton
 import triton.language as tl
+
+from tgo_kernels._triton import bits, norm, pool
 
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "guard_margin": 0.5}
 PLAIN = {"noise_std": 0.0, "noise_seed": 7, "guard_margin": 0.0}
@@ -44,6 +47,47 @@ def test_several_blocks_of_a_permuted_layout(layout, dtype):
     x, grad, state = torch.randn(9, 2, 5, 7, 17).to(dtype), torch.randn(9, 2, 5, 7, 17), torch.randn(2, 5, 7, 17)
     case = Case(lay(x, layout), state, {**EVERYTHING, "noise_step": 1}, lay(grad, layout), state, 2.0)
     assert_agrees(case, "triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 4096, 5000])
+def test_packed_integers(dtype, size):
+    x = torch.randint(4, (size,)).to("cuda", dtype)
+    back = torch.empty_like(x)
+    bits.unpack_integers(bits.pack_integers(x, 2), back)
+    assert torch.equal(back, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outer, channels, inner", [(1, 1, 1), (50, 20, 1), (5, 3, 7), (9, 5, 16), (3, 2, 150)])
+def test_sums_of_channels(dtype, outer, channels, inner):
+    x, g = torch.randn(2, outer, channels, inner).to("cuda", dtype)
+    slope, offset = torch.randn(2, channels).to("cuda")
+    variance, mean = torch.var_mean(x.double(), (0, 2), correction=0)
+    moments = norm.channel_moments(x, channels, inner)
+    torch.testing.assert_close(moments, torch.stack((mean, variance)), rtol=1e-9, atol=1e-9)
+    expected = (g.float() + (slope[:, None] * x.float() + offset[:, None])).to(dtype)
+    norm.add_affine(g, x, slope, offset, inner)
+    assert torch.equal(g, expected)
+    running = torch.zeros(2, channels, device="cuda")
+    _, _, mean, inverse = norm.norm_line(moments, 9.0, slope, offset, *running, 0.1, 1e-5, 1)
+    norm.norm_grad(mean, inverse, slope, offset, None, 9.0)
+
+
+@pytest.mark.parametrize("about", [(2, 2, 0, 1), (3, 2, 1, 1), (2, 1, 1, 2)], ids=str)
+@pytest.mark.parametrize("channels", [3, 16])
+def test_pools(about, channels):
+    x = torch.randn(2, channels, 5, 7, device="cuda")
+    window = [size for size in about for _ in range(2)]
+    for memory, inner in ((torch.contiguous_format, 1), (torch.channels_last, channels)):
+        x = x.contiguous(memory_format=memory)
+        expected = F.max_pool2d(x, *about)
+        y, g_x = torch.empty_like(expected, memory_format=memory), torch.empty_like(x)
+        winners = torch.empty_like(y, dtype=torch.uint8)
+        pool.max_pool(x, y, winners, inner, window, None)
+        assert torch.equal(y, expected)
+        pool.max_pool_bwd(torch.ones_like(y), winners, g_x, inner, window)
+        assert g_x.sum() == y.isfinite().sum()
 
 
 @triton.jit

@@ -15,6 +15,8 @@ neuron-step; for AMD's the table has static counts alone, of vector instructions
     mem, issue            picoseconds of a neuron-step on an H100, from its bandwidth (with the final state's bytes) and
                           from its rate of instructions: whatever else, it cannot run faster than the larger of the two
 
+A second table is of the kernels beside the scan (see ``beside``): registers, spills and accesses.
+
 Ends with status 1 where a kernel is over budget in a way that is not listed in ``known``, or no longer as listed there.
 """
 
@@ -26,15 +28,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.gpu_compile import cuda_code, triton_code
+from benchmarks.gpu_compile import beside, cuda_code, triton_code
 from benchmarks.gpu_compile.budgets import judge, misses
-from benchmarks.gpu_compile.code import NVIDIA, TARGETS, Case, cases
+from benchmarks.gpu_compile.code import NVIDIA, SIZES_OF, TARGETS, Case, cases
 from benchmarks.gpu_compile.known import KNOWN
 from benchmarks.gpu_compile.report import Row, add_noise, read
 
 COMPILERS = {"triton": triton_code.compiled, "cuda": cuda_code.compiled}
 COLUMNS = ("engine", "kernel", "target", "dtype", "call", "regs", "spill", "shared", "bar", "loads", "stores", "instr")
 COLUMNS += ("normal", "bytes", "mem", "issue", "binds", "over")
+BESIDE = ("kernel", "target", "dtype", "regs", "spill", "shared", "loads", "stores")
 
 
 def measure(chosen: list[Case]) -> list[Row]:
@@ -74,8 +77,12 @@ def line(row: Row) -> tuple[str, ...]:
     )
 
 
-def table(rows: list[Row]) -> str:
-    lines = [COLUMNS, *map(line, rows)]
+def beside_line(row: beside.Read) -> tuple[str, ...]:
+    numbers = (str(each) for each in (row.registers, row.spilled, row.shared))
+    return row.call.name, row.call.target, row.call.dtype, *numbers, widths(row.loads), widths(row.stores)
+
+
+def table(*lines: tuple[str, ...]) -> str:
     width = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(n) for cell, n in zip(cells, width, strict=True)).rstrip() for cells in lines)
 
@@ -99,10 +106,17 @@ def main() -> int:
     rows = measure(list(cases(arguments.quick, available, targets)))
     if not rows:
         parser.error(f"nothing to compile; the CUDA kernels are for {', '.join(NVIDIA)}")
-    print(table(rows))
+    print(table(COLUMNS, *map(line, rows)))
+    others = []
+    if "triton" in available:
+        dtypes = ("fp32", "bf16") if arguments.quick else tuple(SIZES_OF)
+        asked = [call for target in targets for dtype in dtypes for call in beside.calls(target, dtype)]
+        others = [beside.read(call) for call in tqdm(asked, desc="kernels beside the scan", disable=None)]
+        print("", table(BESIDE, *map(beside_line, others)), sep="\n")
     if arguments.json:
         arguments.json.write_text(json.dumps([row.as_dict() for row in rows], indent=1))
     complaints, accepted = judge(rows, KNOWN)
+    complaints += [miss for row in others for miss in row.over()]
     print("\nKnown to be over budget:", *(f"\n  {known}" for known in accepted))
     print("\nOver budget, or no longer as listed:" if complaints else "\nNothing else is over budget.")
     print(*(f"  {complaint}" for complaint in complaints), sep="\n")

@@ -27,6 +27,7 @@ CHECKPOINT_EVERY = 8
 # Contracted, a * b + c rounds once instead of twice, and a membrane at its threshold fires differently.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1, "num_warps": 4}
 ROW_BYTES = 16  # of one thread
+WARP_SIZE = 64 if torch.version.hip else 32
 HELD = 28  # constants, states and their gradients, of all neurons of a thread
 INTERPRETED = not isinstance(forward_kernel, triton.JITFunction)
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -79,6 +80,9 @@ def options(backward: bool, flags: dict[str, Any], warp_size: int) -> dict[str, 
     own, several = any(flags["own"]), flags["states"] > 1
     if warp_size == 32:
         limited = own or ((backward or several) and not light(flags))
+        unusual = several or any(flags.get(name) for name in ("permuted", "membrane", "lengths", "g_init"))
+        if 0 < sum(flags["own"]) <= 2 and flags["once"] and not unusual:  # as of a norm's line
+            return {**OPTIONS, "maxnreg": 88 if backward else 80}
         return {**OPTIONS, "maxnreg": 96 if several and not own else 128} if limited else OPTIONS
     if backward and flags["permuted"]:
         return {**OPTIONS, "waves_per_eu": 4}
@@ -150,7 +154,7 @@ class _Call:
             "surrogate_at_h": surrogate_at_h > 0,
             "detach_reset": detach_reset > 0,
         }
-        self.warp_size = 64 if torch.version.hip else 32
+        self.warp_size = WARP_SIZE
         self.flags |= shape(backward, self.flags, self.warp_size)
         if INTERPRETED:
             block = triton.next_power_of_2(triton.cdiv(self.columns, self.flags["count"]))
