@@ -1,11 +1,13 @@
 """A training step of whole networks: memory that is held for the backward, peak memory, and time.
 
-    python -m benchmarks.networks [--networks ...] [--engines ...] [--batch 32] [--rounds 9] [--threads 2] [--out CSV]
+    python -m benchmarks.networks [--networks ...] [--engines ...] [--rounds 9] [--threads 2] [--out CSV]
+    python -m benchmarks.networks --largest [--networks ...] [--engines ...]
 
 Held are the bytes of all tensors that autograd saved, parameters and images left out, counted as they are kept. The
 peak is that of a step in a process of its own, over what was resident before it, with the gradients of parameters; the
 median of three processes. Times are interleaved, in one process for each network. Every engine has the same
-convolutions, norms and pools.
+convolutions, norms and pools. ``--largest``: the largest batch with which such a process stays within 8 GiB, to 3 %,
+found by running it.
 """
 
 import argparse
@@ -13,9 +15,8 @@ import json
 import platform
 import statistics
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 
@@ -25,90 +26,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import tgo_kernels as tgo
 from benchmarks import record
+from benchmarks.network_models import CLASSES, ENGINES, NETWORKS
 from benchmarks.plot import GREY, finish, style
 from benchmarks.probe import CLEAR, RESET_PEAK, status_kib
-from benchmarks.robustness.models import vgg11
 from benchmarks.run import times_of
 
-CLASSES, STEPS, SIDE = 10, 4, 32
 COLUMNS = ("network", "engine", "T", "batch", "threads", "held_MiB", "peak_MiB", "p20_ms", "p50_ms", "p80_ms")
 COLUMNS = (*COLUMNS, *record.ORIGIN)
-
-
-def _plain() -> nn.Module:
-    return tgo.LIF(detach_reset=True)
-
-
-def _eager() -> nn.Module:
-    return tgo.LIF(detach_reset=True, impl="reference")
-
-
-def _spikingjelly() -> nn.Module:
-    from spikingjelly.activation_based import neuron, surrogate
-
-    class Node(neuron.LIFNode):
-        def forward(self, x: Tensor) -> Tensor:
-            self.reset()
-            return super().forward(x)
-
-    return Node(2.0, surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m")
-
-
-class Engine(NamedTuple):
-    neuron: Callable[[], nn.Module]
-    fuses: bool = False
-    packs: bool = False
-
-    def around(self) -> AbstractContextManager:
-        return tgo.pack_spikes() if self.packs else nullcontext()
-
-
-ENGINES = {
-    "eager": Engine(_eager),
-    "SpikingJelly": Engine(_spikingjelly),
-    "tgo_kernels, LIF alone": Engine(_plain),
-    "packed": Engine(_plain, packs=True),
-    "fused": Engine(_plain, fuses=True),
-    "fused and packed": Engine(_plain, fuses=True, packs=True),
-}
-COLOURS = dict(zip(ENGINES, ("#8a8f98", "#2f9e8f", "#4c8dd6", "#b06ad1", "#c2a000", "#e8590c"), strict=True))
-
-
-def _conv(before: int, after: int, size: int = 3, stride: int = 1) -> tgo.OverTime:
-    convolution = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
-    return tgo.OverTime(convolution, nn.BatchNorm2d(after))
-
-
-class SEW(nn.Module):
-    """A block of SEW-ResNet (arXiv 2102.04159, figure 2c): the residual joins the spikes, g = ADD."""
-
-    def __init__(self, neuron: Callable[[], nn.Module], before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.first, self.fire1 = _conv(before, after, 3, stride), neuron()
-        self.second, self.fire2 = _conv(after, after), neuron()
-        same = stride == 1 and before == after
-        self.down = nn.Identity() if same else nn.Sequential(_conv(before, after, 1, stride), neuron())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fire2(self.second(self.fire1(self.first(x)))) + self.down(x)
-
-
-def sew_resnet18(neuron: Callable[[], nn.Module]) -> nn.Sequential:
-    """SEW-ResNet-18 with ADD, as for ImageNet: a stem of stride 2 and a max pool."""
-    layers: list[nn.Module] = [_conv(3, 64, 7, 2), neuron(), tgo.OverTime(nn.MaxPool2d(3, 2, 1))]
-    before = 64
-    for after in (64, 128, 256, 512):
-        layers += [SEW(neuron, before, after, 1 if after == 64 else 2), SEW(neuron, after, after, 1)]
-        before = after
-    return nn.Sequential(*layers, tgo.OverTime(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES)))
-
-
-NETWORKS: dict[str, Callable[[Callable[[], nn.Module]], nn.Sequential]] = {
-    "VGG-11": lambda neuron: vgg11(neuron, inputs=3, classes=CLASSES),
-    "SEW-ResNet-18": sew_resnet18,
-}
+LARGEST = ("network", "engine", "T", "threads", "largest_batch", "resident_MiB", *record.ORIGIN)
+LIMIT = 8 * 1024  # MiB
+PALETTE = ("#8a8f98", "#5c677d", "#6b9080", "#2f9e8f", "#94d2bd", "#4c8dd6", "#b06ad1", "#c2a000", "#e8590c", "#c92a2a")
+COLOURS = dict(zip(ENGINES, PALETTE, strict=True))
 
 
 def training_step(
@@ -116,11 +45,10 @@ def training_step(
 ) -> tuple[Callable[[], None], Callable[[], Tensor], list[Tensor]]:
     """A step; the forward to its loss; and what is there before and after it."""
     torch.manual_seed(0)
-    how = ENGINES[engine]
-    model = NETWORKS[network](how.neuron)
-    if how.fuses:
-        tgo.fuse(model)
-    images, labels = torch.rand(STEPS, batch, 3, SIDE, SIDE), torch.randint(CLASSES, (batch,))
+    how, about = ENGINES[engine], NETWORKS[network]
+    images = torch.rand(about.images[0], batch, *about.images[2:])
+    labels = torch.randint(CLASSES, (batch,))
+    model = about.build(engine, images)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     def forward() -> Tensor:
@@ -154,7 +82,8 @@ def held_MiB(forward: Callable[[], Tensor], others: list[Tensor]) -> float:
 def figures_here(network: str, engine: str, batch: int) -> dict[str, str]:
     """Held and peak memory, in this process."""
     step, forward, others = training_step(network, engine, batch)
-    found = {"held_MiB": f"{held_MiB(forward, others):.1f}"}
+    # What memopt's checkpoints keep is not autograd's.
+    found = {"held_MiB": "" if ENGINES[engine].checkpoints else f"{held_MiB(forward, others):.1f}"}
     step()
     if platform.libc_ver()[0] == "glibc":
         for tensor in others:
@@ -164,6 +93,7 @@ def figures_here(network: str, engine: str, batch: int) -> dict[str, str]:
         before = status_kib("VmRSS")
         step()
         found["peak_MiB"] = f"{(status_kib('VmHWM') - before) / 1024:.1f}"
+        found["resident_MiB"] = f"{status_kib('VmHWM') / 1024:.1f}"
     return found
 
 
@@ -171,36 +101,68 @@ def _peak(figures: dict[str, str]) -> float:
     return float(figures.get("peak_MiB", 0))
 
 
+def _ask(network: str, engine: str, batch: int, threads: int) -> dict[str, str]:
+    """The same, in a process of its own."""
+    here = ("--here", "--networks", network, "--engines", engine, "--batch", str(batch), "--threads", str(threads))
+    return json.loads(record.ask("benchmarks.networks", *here))
+
+
 def measure(network: str, engines: list[str], batch: int, rounds: int, threads: int) -> list[dict[str, Any]]:
     memory = {}
     for engine in tqdm(engines, desc=f"{network}: processes"):
-        here = ("--here", "--networks", network, "--engines", engine, "--batch", str(batch), "--threads", str(threads))
-        found = sorted((json.loads(record.ask("benchmarks.networks", *here)) for _ in range(3)), key=_peak)
-        memory[engine] = found[1]
+        memory[engine] = sorted((_ask(network, engine, batch, threads) for _ in range(3)), key=_peak)[1]
     times = times_of({engine: training_step(network, engine, batch)[0] for engine in engines}, rounds)
     rows = []
     for engine in engines:
         p20, _, _, p80 = statistics.quantiles(times[engine], n=5)
-        row = {"network": network, "engine": engine, "T": STEPS, "batch": batch, "threads": threads} | memory[engine]
-        rows.append(
-            row | {"p20_ms": f"{p20:.1f}", "p50_ms": f"{statistics.median(times[engine]):.1f}", "p80_ms": f"{p80:.1f}"}
-        )
+        row = {"network": network, "engine": engine, "T": NETWORKS[network].images[0], "batch": batch}
+        memory[engine].pop("resident_MiB", None)
+        row |= {"threads": threads} | memory[engine] | {"p20_ms": f"{p20:.1f}", "p80_ms": f"{p80:.1f}"}
+        rows.append(row | {"p50_ms": f"{statistics.median(times[engine]):.1f}"})
     return rows
+
+
+def largest_batch(network: str, engine: str, threads: int) -> dict[str, Any]:
+    """Where the line through the two largest that were run has the limit, until a step of 3 % is too much."""
+    runs: dict[int, float] = {}
+    fits, exceeds, batch = 0, None, 1
+    with tqdm(desc=f"{network}, {engine}") as bar:
+        while exceeds is None or exceeds > max(fits + 1, 1.03 * fits):
+            runs[batch] = float(_ask(network, engine, batch, threads)["resident_MiB"])
+            bar.set_postfix_str(f"batch {batch}: {runs[batch]:.0f} MiB")
+            bar.update()
+            fits = max((b for b, used in runs.items() if used <= LIMIT), default=0)
+            exceeds = min((b for b, used in runs.items() if used > LIMIT), default=None)
+            (b, used), *more = sorted(runs.items(), reverse=True)
+            a_sample = (used - more[0][1]) / (b - more[0][0]) if more else used
+            batch = max(int(b + (LIMIT - used) / a_sample), fits + 1 + fits // 50)
+            batch = min(batch, 16 * fits if exceeds is None else exceeds - 1)
+    about = {"network": network, "engine": engine, "T": NETWORKS[network].images[0], "threads": threads}
+    return about | {"largest_batch": fits, "resident_MiB": f"{runs.get(fits, 0):.0f}"}
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Peak memory against the time of a step, a panel for each network."""
     names = list(dict.fromkeys(row["network"] for row in rows))
-    _, axes = plt.subplots(1, len(names), figsize=(4.2 * len(names) + 2.6, 3.6), layout="constrained", squeeze=False)
-    for k, (axis, name) in enumerate(zip(axes[0], names, strict=True)):
-        style(axis, name, "ms a training step", "peak memory of the step, MiB" if k == 0 else "")
+    across = min(len(names), 2)
+    down = -(-len(names) // across)
+    size = (4.2 * across + 2.8, 3.6 * down)
+    _, axes = plt.subplots(down, across, figsize=size, layout="constrained", squeeze=False)
+    for k, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
+        batch = next(row["batch"] for row in rows if row["network"] == name)
+        title = f"{name}, batch {batch}"
+        style(axis, title, "ms a training step", "peak memory of the step, MiB" if k % across == 0 else "")
         here = [(float(row["p50_ms"]), float(row["peak_MiB"]), row["engine"]) for row in rows if row["network"] == name]
         for i, (x, y, engine) in enumerate(here):
             axis.scatter(x, y, s=70, color=COLOURS[engine], label=engine if k == 0 else None, zorder=3)
-            place = {"xytext": (7, 3), "ha": "left"} if i % 2 else {"xytext": (-7, 3), "ha": "right"}
+            place = (
+                {"xytext": (7, 3), "ha": "left"} if i % 2 or i + 1 == len(here) else {"xytext": (-7, 3), "ha": "right"}
+            )
             axis.annotate(f"{y:.0f}", (x, y), textcoords="offset points", color=GREY, fontsize="small", **place)
         axis.set_xlim(0, 1.2 * max(x for x, _, _ in here))
         axis.set_ylim(0, 1.12 * max(y for _, y, _ in here))
+    for axis in list(axes.flat)[len(names) :]:
+        axis.set_axis_off()
     finish(axes[0][0], path)
 
 
@@ -208,26 +170,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, help="default: the network's")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "networks.csv", help="default: %(default)s")
+    parser.add_argument("--largest", action="store_true", help="the largest batch within 8 GiB instead")
+    parser.add_argument("--out", type=Path, help="default: networks.csv or largest.csv among the results")
     parser.add_argument("--figure", type=Path, default=Path("figures/networks.png"), help="default: %(default)s")
     parser.add_argument("--here", action="store_true", help="memory of the first network and engine, in this process")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.here:
-        print(json.dumps(figures_here(options.networks[0], options.engines[0], options.batch)))
+        network = options.networks[0]
+        print(json.dumps(figures_here(network, options.engines[0], options.batch or NETWORKS[network].images[1])))
         return
     about, rows = record.origin(record.tune()), []
     for network in options.networks:
-        found = measure(network, options.engines, options.batch, options.rounds, options.threads)
+        engines = [engine for engine in options.engines if NETWORKS[network].has(engine)]
+        if options.largest:
+            for engine in engines:
+                rows.append(largest_batch(network, engine, options.threads) | about)
+                print(f"{network:<18} {engine:<24} largest batch within 8 GiB {rows[-1]['largest_batch']:>6}")
+            continue
+        batch = options.batch or NETWORKS[network].images[1]
+        found = measure(network, engines, batch, options.rounds, options.threads)
         rows += [row | about for row in found]
         for row in found:
             sizes = f"held {row['held_MiB']:>7} MiB, peak {row.get('peak_MiB', '?'):>7} MiB"
-            print(f"{network:<14} {row['engine']:<24} {sizes}, step {row['p50_ms']:>7} ms")
-    record.write(options.out, rows, COLUMNS)
-    draw(rows, options.figure)
+            print(f"{network:<18} {row['engine']:<24} {sizes}, step {row['p50_ms']:>7} ms")
+    name, columns = ("largest.csv", LARGEST) if options.largest else ("networks.csv", COLUMNS)
+    record.write(options.out or record.RESULTS / name, rows, columns)
+    if not options.largest:
+        draw(rows, options.figure)
 
 
 if __name__ == "__main__":

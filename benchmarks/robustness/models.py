@@ -12,17 +12,11 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 import tgo_kernels as tgo
+from tgo_kernels import OverTime
 
 MEAN, STD = 0.286, 0.353  # of Fashion-MNIST's training pixels in [0, 1]
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 Neurons = Callable[[], nn.Module]
-
-
-class OverTime(nn.Sequential):
-    """Layers without state, on all time steps as one batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def conv_bn(before: int, after: int, size: int = 3, stride: int = 1) -> OverTime:
