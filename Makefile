@@ -59,8 +59,10 @@ test: lint test-cpu test-triton
 test-cpu: $(VENV)/built
 	$(BIN)/python -m pytest --ignore=tests/test_triton.py
 
+TRITON_TESTS := $(addprefix tests/test_triton,.py _block.py _packing.py)
+
 test-triton: $(VENV)/built
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_triton.py tests/test_triton_block.py tests/test_roads.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS) tests/test_roads.py
 
 sanitize: sanitize-address sanitize-thread
 
@@ -75,7 +77,7 @@ triton-newest: $(VENV)/built
 	rm -rf build/triton
 	$(BIN)/python -m pip install --quiet --no-deps --target build/triton triton
 	PYTHONPATH=build/triton $(BIN)/python -c "import triton; print(triton.__file__, triton.__version__)"
-	PYTHONPATH=build/triton TRITON_INTERPRET=1 TRITON_EXAMPLES=150 $(BIN)/python -m pytest tests/test_triton.py tests/test_triton_block.py
+	PYTHONPATH=build/triton TRITON_INTERPRET=1 TRITON_EXAMPLES=150 $(BIN)/python -m pytest $(TRITON_TESTS)
 	PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_gpu_compile.py
 
 wheel: $(VENV)/installed

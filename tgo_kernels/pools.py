@@ -27,10 +27,10 @@ class MaxPool2d(nn.MaxPool2d):
     That is a quarter of a byte for each input of a window of 2x2, where torch keeps the input and int64 indices: 6.
 
     The same outputs and gradients as torch's to the bit, but in 16 bits sums of overlapping windows, which are rounded
-    once: the winner of a window is the first of the largest. fp32, fp16 and bf16 on the CPU and, with Triton, on GPUs
-    (where overlapping windows are summed up in another order), contiguous or channels-last, windows of up to 255;
-    elsewhere, and where it is traced or transformed, it is torch's. Of a norm that is part of a neuron (:func:`fuse`)
-    it takes what goes into the norm, whose order is the same, or, where a channel's weight is negative, turned round.
+    once: the winner of a window is the first of the largest. fp32, fp16 and bf16 on the CPU and, with Triton, on GPUs,
+    contiguous or channels-last, windows of up to 255; elsewhere, and where it is traced or transformed, it is torch's.
+    Of a norm that is part of a neuron (:func:`fuse`) it takes what goes into the norm, whose order is the same, or,
+    where a channel's weight is negative, turned round.
 
     Raises:
         as ``nn.MaxPool2d``.

@@ -213,6 +213,11 @@ def add_affine(g: Tensor, x: Tensor, slope: Tensor, offset: Tensor, inner: int) 
         affine_kernel[(groups * parts,)](g, x, slope, offset, *sizes, **tile, **OPTIONS)
 
 
+def _contiguous(*values: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Of which a gradient may be one number for all channels."""
+    return tuple(None if each is None else each.contiguous() for each in values)
+
+
 def norm_line(
     moments: Tensor,
     count: float,
@@ -226,7 +231,7 @@ def norm_line(
 ) -> tuple[Tensor, ...]:
     channels = moments.shape[1]
     line = tuple(moments.new_empty((channels, *[1] * (dims - 1)), dtype=torch.float32) for _ in range(4))
-    given = moments, weight, bias, running_mean, running_var
+    given = *_contiguous(moments, weight, bias), running_mean, running_var
     with torch.cuda.device_of(moments):
         line_kernel[(triton.cdiv(channels, CHANNELS),)](
             *given, *line, channels, int(count), factor, eps, BLOCK=CHANNELS, **OPTIONS
@@ -239,7 +244,7 @@ def norm_grad(
 ) -> tuple[Tensor, ...]:
     channels = mean.numel()
     found = tuple(mean.new_empty(channels) for _ in range(3))
-    given = mean, inverse, scale, g_scale, g_shift
+    given = _contiguous(mean, inverse, scale, g_scale, g_shift)
     with torch.cuda.device_of(mean):
         line_grad_kernel[(triton.cdiv(channels, CHANNELS),)](
             *given, *found, channels, int(count), BLOCK=CHANNELS, **OPTIONS

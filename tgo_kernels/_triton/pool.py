@@ -100,11 +100,10 @@ def gathered(
     DOWN: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """The sum with the gradient of the window that is the so manieth to have an element, rows in their order, and in
-    them columns from the last."""
+    """The sum with the gradient of the window that is the so manieth of an element, in the order of the outputs."""
     row, column, c = place
     h, w = row + WINDOW[4], column + WINDOW[5]
-    y, x = h // WINDOW[2] - (DOWN - 1 - k // ACROSS), w // WINDOW[3] - k % ACROSS
+    y, x = h // WINDOW[2] - (DOWN - 1 - k // ACROSS), w // WINDOW[3] - (ACROSS - 1 - k % ACROSS)
     h, w = h - y * WINDOW[2], w - x * WINDOW[3]  # within the window
     inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns) & (h % WINDOW[6] == 0) & (w % WINDOW[7] == 0)
     tap = h // WINDOW[6] * WINDOW[1] + w // WINDOW[7]
@@ -171,6 +170,7 @@ def _launch(
 
 def max_pool(x: Tensor, y: Tensor, winners: Tensor, inner: int, window: Sequence[int], scale: Tensor | None) -> None:
     channels = 1 if scale is None else scale.numel()
+    scale = None if scale is None else scale.contiguous()
     _launch(max_pool_kernel, (x, y, winners, scale), y, x, y, inner, window, channels)
 
 
