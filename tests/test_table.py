@@ -4,9 +4,11 @@ import pytest
 import torch
 from cases import Case, assert_agrees, dyadic, lay
 from spikingjelly.activation_based import neuron, surrogate
+from torch import nn
 
 import tgo_kernels as tgo
 from tgo_kernels import table
+from tgo_kernels.norm import folded
 
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "noise_step": 0, "guard_margin": 0.5}
 
@@ -90,3 +92,21 @@ def test_a_gradient_of_its_own_has_no_derivative():
     (g,) = torch.autograd.grad(tgo.lif(torch.randn(4, 30), decay=decay).spikes.sum(), decay, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiable once"):
         g.backward()
+
+
+def test_numbers_that_do_not_lie_side_by_side():
+    """Parameters and statistics that are slices, and gradients that are one number for all channels."""
+    x, found = torch.randn(2, 3, 4, 5, 5), []
+    for sliced in (False, True):
+        norm = nn.BatchNorm2d(4)
+        w = torch.arange(1.0, 9.0)[::2]
+        norm.weight = nn.Parameter(w if sliced else w.clone())
+        if sliced:
+            norm.running_mean = torch.zeros(8)[::2]
+        tgo.Block(norm, tgo.LIF())(x).sum().backward()
+        leaf = x.clone().requires_grad_()
+        for of in ("scale", "shift"):
+            getattr(folded(norm, leaf, 2), of).sum().backward()
+        found.append([norm.weight.grad, norm.bias.grad, norm.running_mean, leaf.grad])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)

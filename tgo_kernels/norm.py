@@ -66,7 +66,7 @@ def _folded(norm: Any, x: Tensor, channel: int) -> Normed:
     if x.shape[channel] != norm.num_features:
         raise ValueError(f"norm has {norm.num_features} channels, but x [T, B, C, *] is {tuple(x.shape)}")
     dtype = state_dtype(x.dtype)
-    weight, bias = (None if each is None else each.to(dtype) for each in (norm.weight, norm.bias))
+    weight, bias = (None if each is None else each.to(dtype).contiguous() for each in (norm.weight, norm.bias))
     about = weight, bias, norm.eps, x.dim() - channel
     if not norm.training and norm.running_mean is not None and norm.running_var is not None:
         return Normed(x, *_line(torch.stack((norm.running_mean, norm.running_var)), dtype, *about)[:2])
@@ -162,7 +162,7 @@ class _Fold(Function):
         found = below(_channel_moments, dense, channels, inner) if fast else _moments_of_torch(x, channel)
         moments, count = _over_processes(found, x.numel() // channels, group)
         running, factor = _running(norm)
-        if fast and group is None and all(each.dtype == torch.float32 for each in running):
+        if fast and group is None and all(each.dtype == torch.float32 and each.is_contiguous() for each in running):
             about = float(factor), norm.eps, x.dim() - channel
             line = below(_norm_line, moments, count, weight, bias, *(running or (None, None)), *about)
         else:
@@ -181,7 +181,8 @@ class _Fold(Function):
         channel, group, count, has_weight, has_bias = ctx.about
         plain = all(each is None or _is_one(each) for each in (g_x, g_scale, g_shift))
         if plain and group is None and _native(x):
-            g_weight, slope, offset = below(_norm_grad, mean, inverse, scale, g_scale, g_shift, count)
+            g_line = (None if g is None else g.contiguous() for g in (g_scale, g_shift))  # one number for all is not
+            g_weight, slope, offset = below(_norm_grad, mean, inverse, scale, *g_line, count)
         else:
             none = torch.zeros_like(scale)
             g_scale, g_shift = none if g_scale is None else g_scale, none if g_shift is None else g_shift
@@ -208,6 +209,7 @@ def _with_line(g: Tensor | None, x: Tensor, slope: Tensor, offset: Tensor, chann
         g = like(x, g)
         below(_add_affine, g, x, slope, offset, inner)
         return g
+    slope, offset = (each.reshape(-1, *[1] * (x.dim() - 1 - channel)) for each in (slope, offset))
     line = torch.addcmul(offset, x.to(slope.dtype), slope)
     return (line if g is None else g + line).to(x.dtype)
 
