@@ -7,7 +7,8 @@
 # make bench  speed, memory and error against the same neuron composed in torch, ratios beside their goals, the pictures
 # make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
 # make robustness-full  the same on all of Fashion-MNIST with three seeds (hours, goes on where it was stopped)
-# make bench-networks  training steps of whole networks: memory that is held, peak memory, and time
+# make bench-networks  training steps of whole networks: memory that is held, peak memory, and time (an hour)
+# make bench-largest   the largest batch of these networks within 8 GiB, by engine (hours)
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
 # make docs   the documentation as a website, in site/
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
@@ -24,7 +25,8 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton triton-newest wheel bench bench-networks bench-peers gpu gpu-here gpu-compile docs lint clean
+	sanitize-triton triton-newest wheel bench bench-networks bench-largest bench-peers gpu gpu-here \
+	gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
@@ -96,6 +98,9 @@ bench: $(VENV)/built
 bench-networks: $(VENV)/built
 	$(BIN)/python -m benchmarks.networks
 
+bench-largest: $(VENV)/built
+	$(BIN)/python -m benchmarks.networks --largest
+
 # Their pins on torch, nir and hardware drivers are stale: what is imported of them is installed by name.
 .venv-peers/built: pyproject.toml setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
 	$(PYTHON) -m venv .venv-peers
@@ -130,6 +135,8 @@ gpu-here:
 	TGO_KERNELS_NATIVE=1 TGO_KERNELS_CUDA=1 $(BIN)/python setup.py --quiet build_ext --force --inplace
 	$(BIN)/python -m pytest --ignore=tests/test_triton.py
 	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.networks --device cuda --batch 32 --out runs/gpu/networks.csv \
+		--figure runs/gpu/networks.png
 
 gpu-compile: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu_compile $(GPU_COMPILE)

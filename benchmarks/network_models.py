@@ -1,104 +1,33 @@
-"""The networks of ``benchmarks.networks``, and the engines that run them, each as its documentation has it."""
+"""The networks whose training is measured, and the engines: the same convolutions, norms and pools for all.
+
+Two networks are those of SpikingJelly 2.0, with their neurons exchanged. Every neuron has the surrogate ATan(2), a hard
+reset to 0 that is detached, and fp32; each engine is set up as its documentation says.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import tgo_kernels as tgo
+from benchmarks.peers import Fire
 from benchmarks.robustness.models import conv_bn, vgg11
 
+Neuron = Callable[..., nn.Module]  # of tau, decay_input and v_threshold
 CLASSES = 10
-Neurons = Callable[[], nn.Module]
 
 
-def _plain() -> nn.Module:
-    return tgo.LIF(detach_reset=True)
-
-
-def _eager() -> nn.Module:
-    return tgo.LIF(detach_reset=True, impl="reference")
-
-
-def _spikingjelly() -> nn.Module:
-    from spikingjelly.activation_based import neuron, surrogate
-
-    class Node(neuron.LIFNode):
-        def forward(self, x: Tensor) -> Tensor:
-            self.reset()
-            return super().forward(x)
-
-    return Node(2.0, surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m")
-
-
-def _snntorch() -> nn.Module:
-    """The same neuron: decay 1/2, reset to zero in the step of the spike; its input is not scaled, so x is."""
-    import snntorch
-    from snntorch.surrogate import atan
-
-    class Leaky(snntorch.Leaky):
-        def forward(self, x: Tensor) -> Any:
-            mem, spikes = self.init_leaky(), []
-            for current in x:
-                spike, mem = super().forward(0.5 * current, mem)
-                spikes.append(spike)
-            return torch.stack(spikes)
-
-    return Leaky(beta=0.5, spike_grad=atan(2.0), reset_mechanism="zero", reset_delay=False)
-
-
-class Engine(NamedTuple):
-    neuron: Neurons
-    fuses: bool = False
-    level: Literal["output", "bits"] | None = None
-    compiles: bool = False
-    checkpoints: bool = False  # memopt's level 1; those above it search on a GPU
-
-    def around(self) -> AbstractContextManager:
-        return tgo.pack_spikes(level=self.level) if self.level else nullcontext()
-
-    def prepared(self, model: nn.Module, images: Tensor, blocks: tuple[type, ...]) -> Any:
-        if self.fuses:
-            tgo.fuse(model)
-        if self.checkpoints:
-            from spikingjelly.activation_based import memopt
-
-            memopt.optimize_memory(model, blocks, lambda model: model(images), level=1)
-        return torch.compile(model) if self.compiles else model
-
-
-ENGINES = {
-    "eager": Engine(_eager),
-    "torch.compile": Engine(_eager, compiles=True),
-    "snnTorch": Engine(_snntorch),
-    "SpikingJelly": Engine(_spikingjelly),
-    "SpikingJelly, memopt 1": Engine(_spikingjelly, checkpoints=True),
-    "tgo_kernels, LIF alone": Engine(_plain),
-    "packed": Engine(_plain, level="output"),
-    "fused": Engine(_plain, fuses=True),
-    "fused and packed": Engine(_plain, fuses=True, level="output"),
-    "fused, bits alone": Engine(_plain, fuses=True, level="bits"),
-}
-
-
-class Unit(nn.Sequential):
-    """A layer, its norm and its neuron: what memopt takes for a block."""
-
-
-def _in_units(layers: nn.Sequential) -> nn.Sequential:
-    found: list[nn.Module] = []
-    for layer in layers:
-        norm = found and isinstance(found[-1], tgo.OverTime) and any(isinstance(m, nn.BatchNorm2d) for m in found[-1])
-        found.append(Unit(found.pop(), layer) if norm and not isinstance(layer, (tgo.OverTime, SEW)) else layer)
-    return nn.Sequential(*found)
+class Segment(nn.Sequential):
+    """Layers up to a neuron: what SpikingJelly's memopt computes again as one."""
 
 
 class SEW(nn.Module):
     """A block of SEW-ResNet (arXiv 2102.04159, figure 2c): the residual joins the spikes, g = ADD."""
 
-    def __init__(self, neuron: Neurons, before: int, after: int, stride: int) -> None:
+    def __init__(self, neuron: Neuron, before: int, after: int, stride: int) -> None:
         super().__init__()
         self.first, self.fire1 = conv_bn(before, after, 3, stride), neuron()
         self.second, self.fire2 = conv_bn(after, after), neuron()
@@ -109,9 +38,9 @@ class SEW(nn.Module):
         return self.fire2(self.second(self.fire1(self.first(x)))) + self.down(x)
 
 
-def sew_resnet18(neuron: Neurons) -> nn.Sequential:
+def sew_resnet18(neuron: Neuron) -> nn.Sequential:
     """SEW-ResNet-18 with ADD, as for ImageNet: a stem of stride 2 and a max pool."""
-    layers: list[nn.Module] = [conv_bn(3, 64, 7, 2), neuron(), tgo.OverTime(nn.MaxPool2d(3, 2, 1))]
+    layers: list[nn.Module] = [Segment(conv_bn(3, 64, 7, 2), neuron()), tgo.OverTime(nn.MaxPool2d(3, 2, 1))]
     before = 64
     for after in (64, 128, 256, 512):
         layers += [SEW(neuron, before, after, 1 if after == 64 else 2), SEW(neuron, after, after, 1)]
@@ -119,53 +48,184 @@ def sew_resnet18(neuron: Neurons) -> nn.Sequential:
     return nn.Sequential(*layers, tgo.OverTime(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES)))
 
 
+def vgg(neuron: Neuron, width: float = 1.0) -> nn.Sequential:
+    """VGG-11, in segments."""
+    groups: list[list[nn.Module]] = [[]]
+    for layer in vgg11(neuron, width, inputs=3, classes=CLASSES):
+        groups[-1].append(layer)
+        if not isinstance(layer, nn.Sequential):
+            groups.append([])
+    return nn.Sequential(*(Segment(*group) for group in groups))
+
+
+def _exchanged(model: nn.Module, neuron: Neuron) -> nn.Module:
+    from spikingjelly.activation_based.neuron import LIFNode
+
+    for name, node in [(name, node) for name, node in model.named_modules() if isinstance(node, LIFNode)]:
+        constants = {"tau": node.tau, "decay_input": node.decay_input, "v_threshold": node.v_threshold}
+        model.set_submodule(name, neuron(**constants), strict=True)
+    return model
+
+
+def cifar10dvs_vgg(neuron: Neuron) -> nn.Module:
+    """SpikingJelly's VGG for CIFAR10-DVS, of its examples of memopt; its forward takes [B, T, *]."""
+    from spikingjelly.activation_based.examples.memopt.models import CIFAR10DVSVGG
+
+    model = CIFAR10DVSVGG(dropout=0.0)  # so that all engines compute the same
+    return _exchanged(nn.Sequential(model.features, nn.Flatten(2), model.classifier), neuron)
+
+
+def spikformer(neuron: Neuron, **shape: int) -> nn.Module:
+    """SpikingJelly's Spikformer (arXiv 2209.15425): 8 blocks, 512 channels."""
+    from spikingjelly.activation_based.model.spikformer import Spikformer
+
+    return _exchanged(Spikformer(**{"embed_dims": 512, "depths": 8} | shape), neuron)
+
+
 class Network(NamedTuple):
-    images: tuple[int, ...]  # [T, B, C, H, W], B as in the figures
-    ours: Callable[[Neurons], nn.Sequential] | None = None
-    theirs: Callable[[], tuple[nn.Module, type]] | None = None  # SpikingJelly's model, and what is a block of it
-
-    def has(self, engine: str) -> bool:
-        return self.ours is not None or engine not in ("snnTorch", "torch.compile")
-
-    def build(self, engine: str, images: Tensor) -> Any:
-        how = ENGINES[engine]
-        if self.ours is not None:
-            model = self.ours(how.neuron)
-            return how.prepared(_in_units(model) if how.checkpoints else model, images, (Unit, SEW))
-        assert self.theirs is not None
-        model, block = self.theirs()
-        if how.neuron is not _spikingjelly:
-            from tgo_kernels.interop import spikingjelly
-
-            spikingjelly.convert(model, impl="reference" if how.neuron is _eager else "auto")
-        return how.prepared(model, images, (block,))
-
-
-def _cifar10dvs_vgg() -> tuple[nn.Module, type]:
-    from spikingjelly.activation_based.examples.memopt import models
-
-    class OverTimeFirst(models.CIFAR10DVSVGG):  # which takes [N, T, C, H, W]
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.transpose(0, 1))
-
-    return OverTimeFirst(), models.VGGBlock
-
-
-def _spikformer() -> tuple[nn.Module, type]:
-    from spikingjelly.activation_based import functional
-    from spikingjelly.activation_based.model import spikformer
-
-    class Started(spikformer.Spikformer):
-        def forward(self, x: Tensor) -> Tensor:
-            functional.reset_net(self)
-            return super().forward(x)
-
-    return Started(embed_dims=512, num_heads=8, depths=8, num_classes=CLASSES), spikformer.SpikformerBlock
+    make: Callable[[Neuron], nn.Module]
+    steps: int
+    image: tuple[int, int, int]
+    batch: int  # of the table
+    segments: tuple[str, ...]  # the classes of what memopt computes again, as in SpikingJelly's examples
+    binary: bool = True  # whether only spikes go into them, which memopt keeps as bits
 
 
 NETWORKS = {
-    "VGG-11": Network((4, 32, 3, 32, 32), ours=lambda neuron: vgg11(neuron, inputs=3, classes=CLASSES)),
-    "SEW-ResNet-18": Network((4, 32, 3, 32, 32), ours=sew_resnet18),
-    "CIFAR10DVSVGG": Network((10, 4, 2, 48, 48), theirs=_cifar10dvs_vgg),
-    "Spikformer-8-512": Network((4, 1, 3, 224, 224), theirs=_spikformer),
+    "VGG-11": Network(vgg, 4, (3, 32, 32), 32, ("Segment",)),
+    "SEW-ResNet-18": Network(sew_resnet18, 4, (3, 32, 32), 32, ("Segment", "SEW"), binary=False),
+    "CIFAR10DVSVGG": Network(cifar10dvs_vgg, 10, (2, 48, 48), 4, ("VGGBlock",)),
+    "Spikformer": Network(spikformer, 4, (3, 224, 224), 2, ("SpikformerConv2dBNLIF", "SpikformerBlock"), binary=False),
 }
+
+
+class Loop(nn.Module):
+    """The neuron in plain torch."""
+
+    def __init__(self, tau: float = 2.0, decay_input: bool = True, v_threshold: float = 1.0) -> None:
+        super().__init__()
+        self.decay, self.gain, self.threshold = 1 - 1 / tau, 1 / tau if decay_input else 1.0, v_threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = torch.zeros_like(x[0])
+        spikes = []
+        for x_t in x.unbind(0):
+            h = self.decay * v + self.gain * x_t
+            spikes.append(Fire.apply(h - self.threshold))
+            v = h * (1 - spikes[-1].detach())
+        return torch.stack(spikes)
+
+
+class Steps(nn.Module):
+    """snnTorch's, a step at a time. It has no gain: threshold and surrogate are scaled, for the same spikes.
+
+    Its reset is not detached where it has no delay.
+    """
+
+    def __init__(self, tau: float = 2.0, decay_input: bool = True, v_threshold: float = 1.0) -> None:
+        super().__init__()
+        from snntorch import Leaky
+        from snntorch.surrogate import atan
+
+        gain = 1 / tau if decay_input else 1.0
+        fire = {"threshold": v_threshold / gain, "spike_grad": atan(2 * gain), "reset_mechanism": "zero"}
+        self.cell = Leaky(1 - 1 / tau, reset_delay=False, **fire)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem = torch.zeros_like(x[0])
+        spikes = []
+        for x_t in x.unbind(0):
+            spike, mem = self.cell(x_t, mem)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+def _spikingjelly(**constants: Any) -> nn.Module:
+    from spikingjelly.activation_based import neuron, surrogate
+
+    return neuron.LIFNode(surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m", **constants)
+
+
+_ours = partial(tgo.LIF, detach_reset=True)
+
+
+class Engine(NamedTuple):
+    neuron: Neuron
+    fuses: bool = False
+    level: Literal["output", "bits"] | None = None  # of pack_spikes
+    compiles: bool = False
+    memopt: int = 0
+
+    def serves(self, device: str) -> bool:
+        """memopt tries its levels from 2 on out, by the memory of a GPU."""
+        return self.memopt < 2 or device == "cuda"
+
+    def around(self) -> AbstractContextManager:
+        return tgo.pack_spikes(level=self.level) if self.level else nullcontext()
+
+
+ENGINES = {
+    "eager": Engine(Loop),
+    "torch.compile": Engine(Loop, compiles=True),
+    "snnTorch": Engine(Steps),
+    "SpikingJelly": Engine(_spikingjelly),
+    **{f"SpikingJelly, memopt {level}": Engine(_spikingjelly, memopt=level) for level in (1, 2, 3, 4)},
+    "tgo_kernels, LIF alone": Engine(_ours),
+    "packed": Engine(_ours, level="output"),
+    "fused": Engine(_ours, fuses=True),
+    "fused and packed": Engine(_ours, fuses=True, level="output"),
+    "fused, bits alone": Engine(_ours, fuses=True, level="bits"),
+}
+
+
+def _memopt(model: nn.Module, what: Network, level: int, images: Tensor) -> None:
+    from spikingjelly.activation_based import functional, memopt, neuron
+
+    def example(model: nn.Module) -> Tensor:
+        functional.reset_net(model)
+        return model(images if level > 1 else images[:, :1])  # which level 1 only looks at
+
+    kinds = {type(module) for module in model.modules() if type(module).__name__ in what.segments}
+    memopt.optimize_memory(
+        model,
+        tuple(kinds),
+        example,
+        level=level,
+        compress=what.binary,
+        split_fn=lambda module: [part for part in module.children() if not isinstance(part, nn.Identity)],
+        can_chunk=lambda module: isinstance(module, (nn.Conv1d, nn.Conv2d, neuron.BaseNode)),
+    )
+
+
+def training_step(
+    network: str, engine: str, batch: int, device: str = "cpu"
+) -> tuple[Callable[[], None], Callable[[], Tensor], list[Tensor]]:
+    """A step; the forward to its loss; and what is there before and after it."""
+    torch.manual_seed(0)
+    how, what = ENGINES[engine], NETWORKS[network]
+    model = what.make(how.neuron).to(device)
+    images = torch.rand(what.steps, batch, *what.image, device=device)
+    labels = torch.randint(CLASSES, (batch,), device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    if how.fuses:
+        tgo.fuse(model)
+    if how.memopt:
+        _memopt(model, what, how.memopt, images)
+    run = torch.compile(model, fullgraph=True) if how.compiles else model
+
+    def forward() -> Tensor:
+        if how.neuron is _spikingjelly:
+            from spikingjelly.activation_based import functional
+
+            functional.reset_net(model)
+        with how.around():
+            return nn.functional.cross_entropy(run(images).mean(0), labels)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        forward().backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step, forward, [*model.parameters(), *model.buffers(), images]

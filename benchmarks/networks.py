@@ -1,20 +1,26 @@
 """A training step of whole networks: memory that is held for the backward, peak memory, and time.
 
-    python -m benchmarks.networks [--networks ...] [--engines ...] [--rounds 9] [--threads 2] [--out CSV]
-    python -m benchmarks.networks --largest [--networks ...] [--engines ...]
+    python -m benchmarks.networks [--networks ...] [--engines ...] [--batch N] [--rounds 9] [--threads 2] [--out CSV]
+    python -m benchmarks.networks --largest [--limit 8192] ...
 
 Held are the bytes of all tensors that autograd saved, parameters and images left out, counted as they are kept. The
-peak is that of a step in a process of its own, over what was resident before it, with the gradients of parameters; the
-median of three processes. Times are interleaved, in one process for each network. Every engine has the same
-convolutions, norms and pools. ``--largest``: the largest batch with which such a process stays within 8 GiB, to 3 %,
-found by running it.
+peak is that of a step in a process of its own, over what was there before it, with the gradients of parameters; the
+median of three processes, or of those that a minute allows. Times are interleaved, in one process for each network.
+With ``--device cuda`` the memory is that of torch's allocator, and else what is resident.
+
+``--largest`` looks for the largest batch at which a process stays within the limit, with all that it has, while it
+takes its first step: each try is a process. One that fails, or is not done in time, does not fit; ``note`` says so.
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
+import subprocess
+import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +29,28 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import record
-from benchmarks.network_models import CLASSES, ENGINES, NETWORKS
-from benchmarks.plot import GREY, finish, style
+from benchmarks.network_models import ENGINES, NETWORKS, training_step
+from benchmarks.plot import style
 from benchmarks.probe import CLEAR, RESET_PEAK, status_kib
 from benchmarks.run import times_of
 
-COLUMNS = ("network", "engine", "T", "batch", "threads", "held_MiB", "peak_MiB", "p20_ms", "p50_ms", "p80_ms")
-COLUMNS = (*COLUMNS, *record.ORIGIN)
-LARGEST = ("network", "engine", "T", "threads", "largest_batch", "resident_MiB", *record.ORIGIN)
-LIMIT = 8 * 1024  # MiB
-PALETTE = ("#8a8f98", "#5c677d", "#6b9080", "#2f9e8f", "#94d2bd", "#4c8dd6", "#b06ad1", "#c2a000", "#e8590c", "#c92a2a")
-COLOURS = dict(zip(ENGINES, PALETTE, strict=True))
+ABOUT = ("network", "engine", "T", "batch", "threads")
+COLUMNS = (*ABOUT, "held_MiB", "peak_MiB", "p20_ms", "p50_ms", "p80_ms", "note", *record.ORIGIN)
+LARGEST = ("network", "engine", "T", "threads", "limit_MiB", "largest_batch", "peak_MiB", "tries", "note")
+LARGEST = (*LARGEST, *record.ORIGIN)
+STEP = 0.03  # by which the largest batch may be missed
+SLOW = 60  # seconds after which processes of an engine are not repeated
+PALETTE = ("#8a8f98", "#a0745c", "#d1557a", "#2f9e8f", "#58b8ab", "#45a07a", "#6a9e2f", "#7fae5a", "#4c8dd6")
+COLOURS = dict(zip(ENGINES, (*PALETTE, "#b06ad1", "#c2a000", "#e8590c", "#c92a2a"), strict=True))
 
 
-def training_step(
-    network: str, engine: str, batch: int
-) -> tuple[Callable[[], None], Callable[[], Tensor], list[Tensor]]:
-    """A step; the forward to its loss; and what is there before and after it."""
-    torch.manual_seed(0)
-    how, about = ENGINES[engine], NETWORKS[network]
-    images = torch.rand(about.images[0], batch, *about.images[2:])
-    labels = torch.randint(CLASSES, (batch,))
-    model = about.build(engine, images)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def forward() -> Tensor:
-        with how.around():
-            return nn.functional.cross_entropy(model(images).mean(0), labels)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        forward().backward()
-        optimizer.step()
-
-    return step, forward, [*model.parameters(), *model.buffers(), images]
+def _bytes() -> dict[int, Tensor]:
+    """All tensors of bytes: SpikingJelly's bits are kept by a closure, where hooks do not see them."""
+    return {id(each): each for each in gc.get_objects() if type(each) is Tensor and each.dtype is torch.uint8}
 
 
 def held_MiB(forward: Callable[[], Tensor], others: list[Tensor]) -> float:
@@ -71,137 +61,231 @@ def held_MiB(forward: Callable[[], Tensor], others: list[Tensor]) -> float:
         sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    before = _bytes()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = forward()
+    for key, tensor in _bytes().items():
+        if key not in before:
+            keep(tensor)
     for tensor in others:
         sizes.pop(tensor.untyped_storage().data_ptr(), None)
     del loss
     return sum(sizes.values()) / 2**20
 
 
-def figures_here(network: str, engine: str, batch: int) -> dict[str, str]:
-    """Held and peak memory, in this process."""
-    step, forward, others = training_step(network, engine, batch)
-    # What memopt's checkpoints keep is not autograd's.
-    found = {"held_MiB": "" if ENGINES[engine].checkpoints else f"{held_MiB(forward, others):.1f}"}
-    step()
-    if platform.libc_ver()[0] == "glibc":
-        for tensor in others:
-            tensor.grad = None
-        record.release()
-        CLEAR.write_text(RESET_PEAK)
-        before = status_kib("VmRSS")
+def peak_MiB(step: Callable[[], None], device: str) -> tuple[float, float] | None:
+    """Memory before a step, and at most within it; on Linux with glibc alone, or a GPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         step()
-        found["peak_MiB"] = f"{(status_kib('VmHWM') - before) / 1024:.1f}"
-        found["resident_MiB"] = f"{status_kib('VmHWM') / 1024:.1f}"
-    return found
+        return before / 2**20, torch.cuda.max_memory_allocated() / 2**20
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    record.release()
+    CLEAR.write_text(RESET_PEAK)
+    resident = status_kib("VmRSS")
+    step()
+    return resident / 2**10, status_kib("VmHWM") / 2**10
+
+
+def figures_here(network: str, engine: str, batch: int, device: str) -> dict[str, str]:
+    """Held and peak memory, in this process."""
+    step, forward, others = training_step(network, engine, batch, device)
+    found = {"held_MiB": f"{held_MiB(forward, others):.1f}"}
+    step()
+    for tensor in others:
+        tensor.grad = None
+    peak = peak_MiB(step, device)
+    return found | ({"peak_MiB": f"{peak[1] - peak[0]:.1f}"} if peak else {})
+
+
+def first_peak_here(network: str, engine: str, batch: int, device: str) -> dict[str, float]:
+    """Of all that the process has, while it takes its first step."""
+    peak = peak_MiB(training_step(network, engine, batch, device)[0], device)
+    if peak is None:
+        raise RuntimeError("the peak of a process is read on Linux with glibc alone")
+    return {"peak_MiB": peak[1]}
+
+
+class Asked:
+    """Processes that measure one engine in one network; ``note`` says why there is no figure."""
+
+    def __init__(self, network: str, engine: str, options: argparse.Namespace) -> None:
+        self.arguments = ["--networks", network, "--engines", engine, "--device", options.device]
+        self.arguments += ["--threads", str(options.threads)]
+        self.timeout, self.note = options.timeout, ""
+
+    def __call__(self, what: str, batch: int) -> dict[str, Any] | None:
+        try:
+            return json.loads(
+                record.ask("benchmarks.networks", what, "--batch", str(batch), *self.arguments, timeout=self.timeout)
+            )
+        except subprocess.TimeoutExpired:
+            self.note = f"batch {batch}: no step within {self.timeout:.0f} s"
+        except subprocess.CalledProcessError as error:
+            self.note = f"batch {batch}: exit status {error.returncode}"
+        return None
+
+
+def largest_batch(peak: Callable[[int], float], limit: float, start: int) -> tuple[int, dict[int, float]]:
+    """The largest batch whose peak is within the limit, but for STEP, and all peaks that were measured.
+
+    Bisected once one fits and one does not; tried is what the line through two peaks says, if it is between these.
+    """
+    peaks: dict[int, float] = {}
+    fits, fails, batch = 0, inf, start
+    while fails - fits > max(1, STEP * fits):
+        peaks[batch] = peak(batch)
+        fits, fails = (batch, fails) if peaks[batch] <= limit else (fits, batch)
+        margin = max(1, int(STEP * fits))
+        low, high = fits + margin, min(fails - margin, 4 * fits)
+        guess = min(2 * fits, (fits + fails) / 2)
+        known = [(n, peaks[n]) for n in sorted(peaks) if peaks[n] < inf][-2:]
+        if len(known) == 2 and known[1][1] > known[0][1]:
+            (m, p), (n, q) = known
+            line = n + (limit - q) * (n - m) / (q - p)
+            guess = line if fits < line < fails else guess
+        batch = int(min(max(guess, low), high) if low <= high else (fits + fails) // 2)
+    return fits, peaks
+
+
+def measure_largest(network: str, engines: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows, what = [], NETWORKS[network]
+    for engine in engines:
+        ask = Asked(network, engine, options)
+        with tqdm(desc=f"{network}, {engine}: tries") as bar:
+
+            def peak(batch: int, ask: Asked = ask, bar: tqdm = bar) -> float:
+                found = ask("--first-peak", batch)
+                bar.set_postfix(batch=batch, peak=found and f"{found['peak_MiB']:.0f} MiB")
+                bar.update()
+                return found["peak_MiB"] if found else inf
+
+            best, peaks = largest_batch(peak, options.limit, options.batch or what.batch)
+        row = {"network": network, "engine": engine, "T": what.steps, "threads": options.threads, "note": ask.note}
+        row |= {"limit_MiB": options.limit, "largest_batch": best, "tries": len(peaks)}
+        rows.append(row | {"peak_MiB": f"{peaks[best]:.1f}" if best else ""})
+        print(f"{network:<14} {engine:<24} largest batch {best:>5} {ask.note}")
+    return rows
 
 
 def _peak(figures: dict[str, str]) -> float:
     return float(figures.get("peak_MiB", 0))
 
 
-def _ask(network: str, engine: str, batch: int, threads: int) -> dict[str, str]:
-    """The same, in a process of its own."""
-    here = ("--here", "--networks", network, "--engines", engine, "--batch", str(batch), "--threads", str(threads))
-    return json.loads(record.ask("benchmarks.networks", *here))
-
-
-def measure(network: str, engines: list[str], batch: int, rounds: int, threads: int) -> list[dict[str, Any]]:
-    memory = {}
+def measure(network: str, engines: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    what = NETWORKS[network]
+    batch = options.batch or what.batch
+    memory: dict[str, dict[str, str]] = {}
+    notes: dict[str, str] = {}
     for engine in tqdm(engines, desc=f"{network}: processes"):
-        memory[engine] = sorted((_ask(network, engine, batch, threads) for _ in range(3)), key=_peak)[1]
-    times = times_of({engine: training_step(network, engine, batch)[0] for engine in engines}, rounds)
+        ask, found = Asked(network, engine, options), []
+        start = time.perf_counter()
+        while len(found) < 3 and (not found or time.perf_counter() - start < SLOW):
+            figures = ask("--memory", batch)
+            if figures is None:
+                break
+            found.append(figures)
+        memory[engine], notes[engine] = sorted(found, key=_peak)[len(found) // 2] if found else {}, ask.note
+    torch.compiler.reset()
+    measured = [engine for engine in engines if not notes[engine]]
+    times = times_of(
+        {name: training_step(network, name, batch, options.device)[0] for name in measured}, options.rounds
+    )
     rows = []
     for engine in engines:
-        p20, _, _, p80 = statistics.quantiles(times[engine], n=5)
-        row = {"network": network, "engine": engine, "T": NETWORKS[network].images[0], "batch": batch}
-        memory[engine].pop("resident_MiB", None)
-        row |= {"threads": threads} | memory[engine] | {"p20_ms": f"{p20:.1f}", "p80_ms": f"{p80:.1f}"}
-        rows.append(row | {"p50_ms": f"{statistics.median(times[engine]):.1f}"})
+        row = {"network": network, "engine": engine, "T": what.steps, "batch": batch, "threads": options.threads}
+        row |= memory[engine] | {"note": notes[engine]}
+        if engine in times:
+            p20, _, _, p80 = statistics.quantiles(times[engine], n=5)
+            p50 = statistics.median(times[engine])
+            row |= {"p20_ms": f"{p20:.1f}", "p50_ms": f"{p50:.1f}", "p80_ms": f"{p80:.1f}"}
+        rows.append(row)
+        sizes = f"held {row.get('held_MiB', '?'):>7} MiB, peak {row.get('peak_MiB', '?'):>7} MiB"
+        print(f"{network:<14} {engine:<24} {sizes}, step {row.get('p50_ms', '?'):>7} ms {row['note']}")
     return rows
 
 
-def largest_batch(network: str, engine: str, threads: int) -> dict[str, Any]:
-    """Where the line through the two largest that were run has the limit, until a step of 3 % is too much."""
-    runs: dict[int, float] = {}
-    fits, exceeds, batch = 0, None, 1
-    with tqdm(desc=f"{network}, {engine}") as bar:
-        while exceeds is None or exceeds > max(fits + 1, 1.03 * fits):
-            runs[batch] = float(_ask(network, engine, batch, threads)["resident_MiB"])
-            bar.set_postfix_str(f"batch {batch}: {runs[batch]:.0f} MiB")
-            bar.update()
-            fits = max((b for b, used in runs.items() if used <= LIMIT), default=0)
-            exceeds = min((b for b, used in runs.items() if used > LIMIT), default=None)
-            (b, used), *more = sorted(runs.items(), reverse=True)
-            a_sample = (used - more[0][1]) / (b - more[0][0]) if more else used
-            batch = max(int(b + (LIMIT - used) / a_sample), fits + 1 + fits // 50)
-            batch = min(batch, 16 * fits if exceeds is None else exceeds - 1)
-    about = {"network": network, "engine": engine, "T": NETWORKS[network].images[0], "threads": threads}
-    return about | {"largest_batch": fits, "resident_MiB": f"{runs.get(fits, 0):.0f}"}
+def apart(heights: list[float], gap: float) -> list[float]:
+    """The same heights in [0, 1], moved as little as lets neighbours be a gap apart."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    moved: dict[int, float] = {}
+    below = -gap
+    for i in order:
+        below = moved[i] = max(heights[i], below + gap)
+    above = 1 + gap
+    for i in reversed(order):
+        above = moved[i] = min(moved[i], above - gap)
+    return [moved[i] for i in range(len(heights))]
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Peak memory against the time of a step, a panel for each network."""
+    rows = [row for row in rows if row.get("peak_MiB") and row.get("p50_ms")]
     names = list(dict.fromkeys(row["network"] for row in rows))
-    across = min(len(names), 2)
+    across = min(2, len(names))
     down = -(-len(names) // across)
-    size = (4.2 * across + 2.8, 3.6 * down)
-    _, axes = plt.subplots(down, across, figsize=size, layout="constrained", squeeze=False)
-    for k, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
-        batch = next(row["batch"] for row in rows if row["network"] == name)
-        title = f"{name}, batch {batch}"
-        style(axis, title, "ms a training step", "peak memory of the step, MiB" if k % across == 0 else "")
-        here = [(float(row["p50_ms"]), float(row["peak_MiB"]), row["engine"]) for row in rows if row["network"] == name]
-        for i, (x, y, engine) in enumerate(here):
-            axis.scatter(x, y, s=70, color=COLOURS[engine], label=engine if k == 0 else None, zorder=3)
-            place = (
-                {"xytext": (7, 3), "ha": "left"} if i % 2 or i + 1 == len(here) else {"xytext": (-7, 3), "ha": "right"}
-            )
-            axis.annotate(f"{y:.0f}", (x, y), textcoords="offset points", color=GREY, fontsize="small", **place)
-        axis.set_xlim(0, 1.2 * max(x for x, _, _ in here))
-        axis.set_ylim(0, 1.12 * max(y for _, y, _ in here))
-    for axis in list(axes.flat)[len(names) :]:
-        axis.set_axis_off()
-    finish(axes[0][0], path)
+    figure, axes = plt.subplots(down, across, figsize=(6.2 * across, 3.4 * down), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
+    for axis, name in zip(axes.flat, names, strict=False):
+        here = [row for row in rows if row["network"] == name]
+        title = f"{name}, T = {here[0]['T']}, batch {here[0]['batch']}"
+        style(axis, title, "ms a training step", "peak memory of the step, MiB")
+        times, peaks = ([float(row[column]) for row in here] for column in ("p50_ms", "peak_MiB"))
+        axis.set_xlim(0, 1.1 * max(times))
+        axis.set_ylim(0, 1.1 * max(peaks))
+        places = apart([peak / (1.1 * max(peaks)) for peak in peaks], 0.085)
+        for row, x, y, place in zip(here, times, peaks, places, strict=True):
+            colour = COLOURS[row["engine"]]
+            axis.scatter(x, y, s=50, color=colour, zorder=3)
+            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (0, 0.5)}
+            about = {"xytext": (1.04, place), "textcoords": "axes fraction", "va": "center", "arrowprops": line}
+            axis.annotate(f"{y:.0f}  {row['engine']}", (x, y), color=colour, fontsize="small", **about)
+    figure.savefig(path, dpi=150, transparent=True)
+    plt.close(figure)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--batch", type=int, help="default: the network's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, help="default: each network's own")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--largest", action="store_true", help="the largest batch within 8 GiB instead")
-    parser.add_argument("--out", type=Path, help="default: networks.csv or largest.csv among the results")
+    parser.add_argument("--timeout", type=float, default=600.0, help="of a process, in seconds; default: %(default)s")
+    parser.add_argument("--largest", action="store_true", help="the largest batch within the limit, instead")
+    parser.add_argument("--limit", type=float, default=8192.0, help="MiB; default: %(default)s")
+    parser.add_argument("--out", type=Path, help="default: networks.csv or networks_largest.csv of the results")
     parser.add_argument("--figure", type=Path, default=Path("figures/networks.png"), help="default: %(default)s")
-    parser.add_argument("--here", action="store_true", help="memory of the first network and engine, in this process")
-    options = parser.parse_args()
+    for name, function in HERE.items():
+        parser.add_argument(name, dest="here", action="store_const", const=function, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.here:
-        network = options.networks[0]
-        print(json.dumps(figures_here(network, options.engines[0], options.batch or NETWORKS[network].images[1])))
+        print(json.dumps(options.here(options.networks[0], options.engines[0], options.batch, options.device)))
         return
-    about, rows = record.origin(record.tune()), []
+    about = record.origin(record.tune())
+    if options.device == "cuda":
+        about |= {"machine": torch.cuda.get_device_name(), "allocator": "torch's own"}
+    engines = [name for name in options.engines if ENGINES[name].serves(options.device)]
+    for name in options.engines:
+        if name not in engines:
+            print(f"{name}: on GPUs alone")
+    function, columns, name = (
+        (measure_largest, LARGEST, "networks_largest.csv") if options.largest else (measure, COLUMNS, "networks.csv")
+    )
+    rows: list[dict[str, Any]] = []
     for network in options.networks:
-        engines = [engine for engine in options.engines if NETWORKS[network].has(engine)]
-        if options.largest:
-            for engine in engines:
-                rows.append(largest_batch(network, engine, options.threads) | about)
-                print(f"{network:<18} {engine:<24} largest batch within 8 GiB {rows[-1]['largest_batch']:>6}")
-            continue
-        batch = options.batch or NETWORKS[network].images[1]
-        found = measure(network, engines, batch, options.rounds, options.threads)
-        rows += [row | about for row in found]
-        for row in found:
-            sizes = f"held {row['held_MiB']:>7} MiB, peak {row.get('peak_MiB', '?'):>7} MiB"
-            print(f"{network:<18} {row['engine']:<24} {sizes}, step {row['p50_ms']:>7} ms")
-    name, columns = ("largest.csv", LARGEST) if options.largest else ("networks.csv", COLUMNS)
-    record.write(options.out or record.RESULTS / name, rows, columns)
+        rows += [row | about for row in function(network, engines, options)]
+        record.write(options.out or record.RESULTS / name, rows, columns)
     if not options.largest:
         draw(rows, options.figure)
 
+
+HERE = {"--memory": figures_here, "--first-peak": first_peak_here}
 
 if __name__ == "__main__":
     main()

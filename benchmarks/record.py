@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,11 +36,12 @@ def release() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def ask(module: str, *arguments: str, **environment: str) -> str:
+def ask(module: str, *arguments: str, timeout: float | None = None, **environment: str) -> str:
     """The last line that a module of the benchmarks prints, run in a process of its own. Its errors are shown."""
     command = [sys.executable, "-m", module, *arguments]
     where, environment = RESULTS.parents[1], os.environ | environment
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=where, env=environment)
+    about: dict[str, Any] = {"text": True, "check": True, "cwd": where, "env": environment, "timeout": timeout}
+    output = subprocess.run(command, stdout=subprocess.PIPE, **about)
     return output.stdout.splitlines()[-1]
 
 

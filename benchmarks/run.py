@@ -30,7 +30,7 @@ CLONE = "torch.clone"
 WARM_UP, WARM_UP_LIMIT = 3, 20  # rounds before those that count: so many in a row in which the heap does not grow
 SETTLED = 256  # page faults of a round, if it does not
 PROBED = "headline/N4194304"  # alone, since the first call of torch.compile takes long
-LIMIT_S = 30.0  # a case ends after this, with at least three rounds
+LIMIT_S = 30.0  # a case ends after this, with at least three rounds, and so does its warming up
 SAMPLE_MS = 10.0  # a shorter call is repeated until it takes this long, so that it is not half cold
 
 
@@ -73,13 +73,13 @@ def times_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
     """Milliseconds of each, in rounds that go through all of them, once the heap has grown to what they need."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     counts = dict.fromkeys(calls, 1)
-    settled = 0
-    for _ in range(WARM_UP_LIMIT):
+    settled, start = 0, time.perf_counter()
+    for turn in range(WARM_UP_LIMIT):
         before = page_faults()
         for name, call in calls.items():
             counts[name] = max(1, int(SAMPLE_MS / milliseconds(call, counts[name])))
         settled = settled + 1 if page_faults() - before < SETTLED else 0
-        if settled == WARM_UP:
+        if settled == WARM_UP or (turn >= WARM_UP and time.perf_counter() - start > LIMIT_S):
             break
     start = time.perf_counter()
     for turn in range(rounds):
