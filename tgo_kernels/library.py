@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -85,7 +86,8 @@ def is_plain(x: Tensor) -> bool:
     """Whether it is a tensor that nobody traces or transforms."""
     if torch.compiler.is_compiling() or type(x) is not Tensor or transformed():
         return False
-    return torch._C._get_tracing_state() is None
+    modes = torch._C._len_torch_dispatch_stack() + _len_torch_dispatch_stack_pre_dispatch()  # such as make_fx's
+    return modes == 0 and torch._C._get_tracing_state() is None
 
 
 def below(operator: Any, *arguments: Any) -> Any:
