@@ -251,7 +251,9 @@ def _scan(
             further = [*further[:-1], like(spikes, further[-1])]
     if lengths is not None:
         penalty = over_valid(penalty, lengths, x)
-    note_integers(spikes, largest=1)
+    # Asked here, or a small call takes longer.
+    if not traced and torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        note_integers(spikes, largest=1)
     return spikes, v_final, penalty, neighbors, fired, further
 
 
