@@ -21,7 +21,7 @@ _TRITON = {
 
 def serve(x: Tensor) -> bool:
     """Whether there are kernels for tensors like x: on the CPU the compiled extension's, on GPUs Triton's."""
-    return x.dtype in DTYPES and (native.ERROR is None if x.is_cpu else x.is_cuda and has_triton())
+    return x.dtype in DTYPES and x.numel() > 0 and (native.ERROR is None if x.is_cpu else x.is_cuda and has_triton())
 
 
 @functools.cache

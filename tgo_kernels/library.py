@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.autograd import forward_ad
@@ -90,6 +90,11 @@ def is_plain(x: Tensor) -> bool:
     return modes == 0 and torch._C._get_tracing_state() is None
 
 
+def is_one(x: Tensor) -> bool:
+    """Whether it is one tensor, and not many at once, as ``is_grads_batched`` brings gradients."""
+    return type(x) is Tensor and not is_legacy_batchedtensor(x)
+
+
 def below(operator: Any, *arguments: Any) -> Any:
     """The operator past its gradient; transforms further out have theirs, for which a Function's forward is no bar."""
     if peek_interpreter_stack() is not None:
@@ -143,4 +148,4 @@ def legacy_vmap_by_rows(operator: Callable, *arguments: Any) -> Any:
 
 
 def _is_batched(argument: Any) -> bool:
-    return isinstance(argument, Tensor) and torch._C._functorch.is_legacy_batchedtensor(argument)
+    return isinstance(argument, Tensor) and is_legacy_batchedtensor(argument)

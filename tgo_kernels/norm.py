@@ -9,7 +9,7 @@ from torch.nn.functional import _verify_batch_size  # type: ignore[attr-defined]
 
 from tgo_kernels import kernels
 from tgo_kernels.layout import like
-from tgo_kernels.library import LIBRARY, Function, below, is_plain
+from tgo_kernels.library import LIBRARY, Function, below, is_one, is_plain
 from tgo_kernels.neurons.base import state_dtype
 from tgo_kernels.normed import Normed
 from tgo_kernels.packing import note
@@ -158,7 +158,7 @@ class _Fold(Function):
     ) -> tuple[Tensor, ...]:
         dense, inner = _lying(x, channel)
         channels, group = x.shape[channel], _group(norm)
-        fast = _native(x)
+        fast = kernels.serve(x)
         found = below(_channel_moments, dense, channels, inner) if fast else _moments_of_torch(x, channel)
         moments, count = _over_processes(found, x.numel() // channels, group)
         running, factor = _running(norm)
@@ -179,8 +179,8 @@ class _Fold(Function):
     def backward(ctx: Any, g_x: Tensor | None, g_scale: Tensor | None, g_shift: Tensor | None) -> tuple[Any, ...]:
         x, mean, inverse, scale = ctx.saved_tensors
         channel, group, count, has_weight, has_bias = ctx.about
-        plain = all(each is None or _is_one(each) for each in (g_x, g_scale, g_shift))
-        if plain and group is None and _native(x):
+        plain = all(each is None or is_one(each) for each in (g_x, g_scale, g_shift))
+        if plain and group is None and kernels.serve(x):
             g_line = (None if g is None else g.contiguous() for g in (g_scale, g_shift))  # one number for all is not
             g_weight, slope, offset = below(_norm_grad, mean, inverse, scale, *g_line, count)
         else:
@@ -197,14 +197,9 @@ class _Fold(Function):
         return g_x, g_weight.reshape(-1) if has_weight else None, g_bias, None, None
 
 
-def _is_one(g: Tensor) -> bool:
-    """Not many gradients at once, as ``is_grads_batched`` brings."""
-    return type(g) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(g)
-
-
 def _with_line(g: Tensor | None, x: Tensor, slope: Tensor, offset: Tensor, channel: int, plain: bool) -> Tensor:
     """g + slope x + offset; in g, which is the scan's alone."""
-    if g is not None and plain and _native(x):
+    if g is not None and plain and kernels.serve(x):
         x, inner = _lying(x, channel)
         g = like(x, g)
         below(_add_affine, g, x, slope, offset, inner)
@@ -220,7 +215,3 @@ def _lying(x: Tensor, channel: int) -> tuple[Tensor, int]:
         x = x.contiguous()
     channels = x.shape[channel]
     return x, x.stride(channel) if channels > 1 else max(x.numel() // channels, 1)
-
-
-def _native(x: Tensor) -> bool:
-    return x.numel() > 0 and kernels.serve(x)

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_legacy_batchedtensor
 from torch.nn import functional as F
 
 from tgo_kernels import kernels, recompute
-from tgo_kernels.library import LIBRARY, Function, below, is_plain
+from tgo_kernels.library import LIBRARY, Function, below, is_one, is_plain
 from tgo_kernels.normed import Normed
 from tgo_kernels.packing import note, note_integers
 
@@ -59,7 +58,7 @@ class MaxPool2d(nn.MaxPool2d):
 
 
 def _serves(x: Tensor) -> bool:
-    return is_plain(x) and kernels.serve(x) and x.dim() in (3, 4) and x.numel() > 0
+    return is_plain(x) and kernels.serve(x) and x.dim() in (3, 4)
 
 
 class _MaxPool(Function):
@@ -74,7 +73,7 @@ class _MaxPool(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         (winners,) = ctx.saved_tensors
         inner, memory = ctx.lying
-        if torch.is_grad_enabled() or type(grad) is not Tensor or is_legacy_batchedtensor(grad):
+        if torch.is_grad_enabled() or not is_one(grad):
             g_x = _back_in_torch(grad, winners, ctx.shape, *ctx.about)
         else:
             g_x = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=memory)

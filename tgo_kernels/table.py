@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 
 from tgo_kernels import native
 from tgo_kernels.layout import arrange, layout_of, outermost_first
-from tgo_kernels.library import LIBRARY, Function, apply, below, differentiated, is_plain
+from tgo_kernels.library import LIBRARY, Function, apply, below, differentiated, is_one, is_plain
 
 LIBRARY.define("fill_table(int[] shape, int[] order, Tensor[] values) -> Tensor")
 LIBRARY.define("sum_table(Tensor grad, int[] shape, int[] order, int[] sizes) -> Tensor[]")
@@ -124,7 +123,7 @@ def _small(size: int, values: Sequence[Tensor]) -> bool:
     """Whether the compiled extension does it."""
     if native.ERROR is not None or not 0 < size <= AT_ONCE:
         return False
-    return all(type(v) is Tensor and v.is_cpu and not is_legacy_batchedtensor(v) for v in values)
+    return all(is_one(v) and v.is_cpu for v in values)
 
 
 spread = differentiated(
