@@ -229,3 +229,26 @@ def training_step(
             torch.cuda.synchronize()
 
     return step, forward, [*model.parameters(), *model.buffers(), images]
+
+
+PRODUCTS = "convolutions and linear layers, forward alone"
+
+
+def products(network: str, batch: int, device: str = "cpu") -> Callable[[], None]:
+    """The forwards of the network's convolutions and linear layers on what goes into them in a training step."""
+    what, calls = NETWORKS[network], []
+    model = what.make(ENGINES["tgo_kernels, LIF alone"].neuron).to(device)
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            module.register_forward_pre_hook(lambda module, inputs: calls.append((module.forward, inputs[0])))
+    with torch.no_grad():
+        model(torch.rand(what.steps, batch, *what.image, device=device))
+
+    def forward() -> None:
+        with torch.no_grad():
+            for call, x in calls:
+                call(x)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return forward

@@ -5,14 +5,18 @@
 
 Held are the bytes of all tensors that autograd saved, parameters and images left out, counted as they are kept. The
 peak is that of a step in a process of its own, over what was there before it, with the gradients of parameters; the
-median of three processes, or of those that a minute allows. Times are interleaved, in one process for each network.
-With ``--device cuda`` the memory is that of torch's allocator, and else what is resident.
+median of three processes, or of those that a minute allows. Times are interleaved, in one process for each network,
+and beside them stand the forwards of the network's convolutions and linear layers by themselves.
+On a CPU the peak is what is resident, with the allocator of the times, which keeps its pages: what lies between blocks
+in use is in it. ``in_use_MiB`` is the same where blocks of 1 MiB and more go back to the system at once, which is
+slower. With ``--device cuda`` the memory is that of torch's allocator.
 
 ``--largest`` looks for the largest batch at which a process stays within the limit, with all that it has, while it
 takes its first step: each try is a process. One that fails, or is not done in time, does not fit; ``note`` says so.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import platform
@@ -33,15 +37,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import record
-from benchmarks.network_models import ENGINES, NETWORKS, training_step
+from benchmarks.network_models import ENGINES, NETWORKS, PRODUCTS, products, training_step
 from benchmarks.plot import style
 from benchmarks.probe import CLEAR, RESET_PEAK, status_kib
 from benchmarks.run import times_of
 
 ABOUT = ("network", "engine", "T", "batch", "threads")
-COLUMNS = (*ABOUT, "held_MiB", "peak_MiB", "p20_ms", "p50_ms", "p80_ms", "note", *record.ORIGIN)
+COLUMNS = (*ABOUT, "held_MiB", "peak_MiB", "in_use_MiB", "p20_ms", "p50_ms", "p80_ms", "note", *record.ORIGIN)
 LARGEST = ("network", "engine", "T", "threads", "limit_MiB", "largest_batch", "peak_MiB", "tries", "note")
 LARGEST = (*LARGEST, *record.ORIGIN)
+M_MMAP_THRESHOLD = -3  # of malloc.h
 STEP = 0.03  # by which the largest batch may be missed
 SLOW = 60  # seconds after which processes of an engine are not repeated
 PALETTE = ("#8a8f98", "#a0745c", "#d1557a", "#2f9e8f", "#58b8ab", "#45a07a", "#6a9e2f", "#7fae5a", "#4c8dd6")
@@ -91,17 +96,30 @@ def peak_MiB(step: Callable[[], None], device: str) -> tuple[float, float] | Non
 
 def figures_here(network: str, engine: str, batch: int, device: str) -> dict[str, str]:
     """Held and peak memory, in this process."""
-    step, forward, others = training_step(network, engine, batch, device)
-    found = {"held_MiB": f"{held_MiB(forward, others):.1f}"}
+    record.tune()
+    held = held_MiB(*training_step(network, engine, batch, device)[1:])
+    return {"held_MiB": f"{held:.1f}"} | _over_a_step("peak_MiB", network, engine, batch, device)
+
+
+def in_use_here(network: str, engine: str, batch: int, device: str) -> dict[str, str]:
+    """Peak memory, in this process, with an allocator that gives back what is not in use."""
+    if device == "cuda" or not ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20):
+        return {}
+    return _over_a_step("in_use_MiB", network, engine, batch, device)
+
+
+def _over_a_step(column: str, network: str, engine: str, batch: int, device: str) -> dict[str, str]:
+    step, _, others = training_step(network, engine, batch, device)
     step()
     for tensor in others:
         tensor.grad = None
     peak = peak_MiB(step, device)
-    return found | ({"peak_MiB": f"{peak[1] - peak[0]:.1f}"} if peak else {})
+    return {column: f"{peak[1] - peak[0]:.1f}"} if peak else {}
 
 
 def first_peak_here(network: str, engine: str, batch: int, device: str) -> dict[str, float]:
     """Of all that the process has, while it takes its first step."""
+    record.tune()
     peak = peak_MiB(training_step(network, engine, batch, device)[0], device)
     if peak is None:
         raise RuntimeError("the peak of a process is read on Linux with glibc alone")
@@ -187,22 +205,23 @@ def measure(network: str, engines: list[str], options: argparse.Namespace) -> li
             if figures is None:
                 break
             found.append(figures)
-        memory[engine], notes[engine] = sorted(found, key=_peak)[len(found) // 2] if found else {}, ask.note
+        memory[engine] = sorted(found, key=_peak)[len(found) // 2] | (ask("--in-use", batch) or {}) if found else {}
+        notes[engine] = ask.note
     torch.compiler.reset()
     measured = [engine for engine in engines if not notes[engine]]
-    times = times_of(
-        {name: training_step(network, name, batch, options.device)[0] for name in measured}, options.rounds
-    )
+    calls = {name: training_step(network, name, batch, options.device)[0] for name in measured}
+    times = times_of(calls | {PRODUCTS: products(network, batch, options.device)}, options.rounds)
     rows = []
-    for engine in engines:
+    for engine in [*engines, PRODUCTS]:
         row = {"network": network, "engine": engine, "T": what.steps, "batch": batch, "threads": options.threads}
-        row |= memory[engine] | {"note": notes[engine]}
+        row |= memory.get(engine, {}) | {"note": notes.get(engine, "")}
         if engine in times:
             p20, _, _, p80 = statistics.quantiles(times[engine], n=5)
             p50 = statistics.median(times[engine])
             row |= {"p20_ms": f"{p20:.1f}", "p50_ms": f"{p50:.1f}", "p80_ms": f"{p80:.1f}"}
         rows.append(row)
-        sizes = f"held {row.get('held_MiB', '?'):>7} MiB, peak {row.get('peak_MiB', '?'):>7} MiB"
+        held, peak, used = (row.get(column, "?") for column in ("held_MiB", "peak_MiB", "in_use_MiB"))
+        sizes = f"held {held:>7} MiB, peak {peak:>7} MiB, in use {used:>7} MiB"
         print(f"{network:<14} {engine:<24} {sizes}, step {row.get('p50_ms', '?'):>7} ms {row['note']}")
     return rows
 
@@ -285,7 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
         draw(rows, options.figure)
 
 
-HERE = {"--memory": figures_here, "--first-peak": first_peak_here}
+HERE = {"--memory": figures_here, "--in-use": in_use_here, "--first-peak": first_peak_here}
 
 if __name__ == "__main__":
     main()

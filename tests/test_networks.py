@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("spikingjelly")
@@ -81,6 +82,14 @@ def test_held_bytes(tiny_network):
     assert held("SpikingJelly, memopt 1") == pytest.approx((1 / 8 + 4 + 3) * steps + generators, rel=0.02)
 
 
+def test_products_are_the_forwards_of_convolutions_and_linear_layers(tiny_network):
+    convolution, linear = 2 * 2 * 16 * 16 * 16 * 2, 2 * 2 * 10 * 2  # flops of an input and tap: two time steps of two
+    forward = network_models.products("tiny", batch=2)
+    with FlopCounterMode(display=False) as count:
+        forward()
+    assert count.get_total_flops() == convolution * (3 * 9 + 16) + linear * 16 * 64
+
+
 def test_a_run_says_what_it_has_no_figures_for(tiny_network, monkeypatch, tmp_path, capsys):
     def ask(module, *arguments, timeout):
         if "snnTorch" in arguments:
@@ -98,8 +107,10 @@ def test_a_run_says_what_it_has_no_figures_for(tiny_network, monkeypatch, tmp_pa
     out, picture = tmp_path / "networks.csv", tmp_path / "networks.png"
     networks.main([*common, "--rounds", "3", "--out", str(out), "--figure", str(picture)])
     rows = record.read(out)
-    assert [row["note"] for row in rows] == ["", "batch 2: exit status -9", "batch 2: no step within 600 s"]
-    assert [bool(row["p50_ms"]) for row in rows] == [bool(row["held_MiB"]) for row in rows] == [True, False, False]
+    assert [row["note"] for row in rows] == ["", "batch 2: exit status -9", "batch 2: no step within 600 s", ""]
+    assert [bool(row["p50_ms"]) for row in rows] == [True, False, False, True]
+    for column in ("held_MiB", "peak_MiB", "in_use_MiB"):
+        assert [bool(row[column]) for row in rows] == [True, False, False, False], column
     assert "SpikingJelly, memopt 2: on GPUs alone" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
 
