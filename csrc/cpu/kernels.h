@@ -16,7 +16,7 @@ struct Totals {
   int64_t neighbors = 0, fired = 0;
 };
 
-// Rows of consecutive steps, as they are stored or in fp32.
+// Rows of consecutive steps, as they are stored or, of neurons other than LIF, in fp32.
 using Rows = const void*[kMaxChunk];
 using OutRows = void*[kMaxChunk];
 
@@ -57,7 +57,7 @@ using BackwardKernel = void (*)(const Any&, const BackwardWork&);  // recomputes
 // What a kernel is chosen for.
 struct Kind {
   const Any& firing;
-  Storage storage;
+  Storage storage;  // of rows
   uint32_t own;  // bit k: neurons have their own constant k
   bool rare;     // sequences end, or constants have a time axis
 };
@@ -114,6 +114,9 @@ struct Kernels {
   // of both that are used next are fetched, those that are not null, `size` bytes for each neuron.
   void (*noise)(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, int64_t len, uint32_t block,
                 float* const z[kStepsPerBlock], const void* const* next[2], int64_t size);
+  // Elements as fp32, and back.
+  void (*widen)(Storage, const void* from, float* to, int64_t len);
+  void (*narrow)(Storage, const float* from, void* to, int64_t len);
   // Words of elements of `size` bytes as planes so many words `apart`: how many, until one that has another value.
   int64_t (*pack)(const void* from, int64_t size, int64_t words, const Codes&, uint64_t* to, int64_t apart);
   void (*unpack)(const uint64_t* from, int64_t apart, int64_t words, const Codes&, int64_t size, void* to);
@@ -126,6 +129,10 @@ struct Kernels {
   void (*add_affine)(Storage, void* g, const void* x, const float* slope, const float* offset, bool one, int64_t len);
   NeuronKernels neurons[Neurons::kCount];
 };
+
+#pragma GCC visibility push(hidden)
+const Kernels& best_kernels();  // of this machine
+#pragma GCC visibility pop
 
 namespace generic {
 extern const Kernels kernels;

@@ -46,9 +46,33 @@ void with_form(const Kind& kind, const Body& f) {
   f.template operator()<Form<Step, S, Any, kAllOwn>>();
 }
 
+// LIF, which is what is called most, takes rows as they are stored.
 template <class Step, class Body>
 void with_storage(const Kind& kind, const Body& f) {
-  as_stored(kind.storage, [&]<class S>() { with_form<Step, S>(kind, f); });
+  if constexpr (std::is_same_v<Step, Lif>)
+    as_stored(kind.storage, [&]<class S>() { with_form<Step, S>(kind, f); });
+  else
+    with_form<Step, float>(kind, f);
+}
+
+void widen(Storage storage, const void* from, float* to, int64_t len) {
+  as_stored(storage, [&]<class S>() {
+    for (int64_t j = 0; j < len; j += kLanes) {
+      const int64_t count = len - j < kLanes ? len - j : kLanes;
+      count == kLanes ? store(to + j, load_row<S>(from, j, Whole()), Whole())
+                      : store(to + j, load_row<S>(from, j, count), count);
+    }
+  });
+}
+
+void narrow(Storage storage, const float* from, void* to, int64_t len) {
+  as_stored(storage, [&]<class S>() {
+    for (int64_t j = 0; j < len; j += kLanes) {
+      const int64_t count = len - j < kLanes ? len - j : kLanes;
+      count == kLanes ? store_row<S, false>(to, j, load(from + j, Whole()), Whole())
+                      : store_row<S, false>(to, j, load(from + j, count), count);
+    }
+  });
 }
 
 template <class Step>
@@ -67,7 +91,7 @@ BackwardKernel backward_for(const Kind& kind) {
 
 template <class... Steps>
 constexpr Kernels kernels_of(House<Steps...>) {
-  return {TGO_ISA_NAME, noise,       pack,       unpack,
+  return {TGO_ISA_NAME, noise,     widen,       narrow,     pack, unpack,
           pool_outputs, pool_back, column_sums, add_affine,
           {{forward_for<Steps>, backward_for<Steps>}...}};
 }

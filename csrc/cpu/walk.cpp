@@ -123,7 +123,7 @@ void states_at(const Call& call, const float* checkpoints, int64_t t, int64_t ev
 
 // Rows of x's kind: `data` is only read where they are no output.
 RowIO rows_of(const Call& call, const void* data, bool output = false) {
-  return RowIO(const_cast<void*>(data), storage_of(call.x), call.layout, output);
+  return RowIO(const_cast<void*>(data), storage_of(call.x), call.layout, call.neuron != 0, output);
 }
 
 // Rows of a gradient, which may be none.
@@ -179,7 +179,7 @@ Totals forward(const Call& call, const Forward& a) {
       const int64_t next = last ? layout.offset(next_block(call, column, m), 0) : layout.offset(m, t + size);
       const Chunk chunk{t, std::min(size, layout.steps - t), m, len, next - layout.offset(m, t)};
       for (int k = 0; k < shape.inputs; ++k) inputs[k].read(chunk, s.inputs[k], in[k]);
-      noise.draw(chunk, xi, inputs[0].size(), in[0]);
+      noise.draw(chunk, xi, inputs[0].row_size(), in[0]);
       spikes.begin(chunk, s.spikes, out);
       if (membrane) membrane.begin(chunk, s.membrane, out_membrane);
       w.ahead = inputs[0].ahead(chunk);
@@ -241,7 +241,7 @@ void backward(const Call& call, const Backward& a) {
       }
       read_gradient(g_spikes, chunk, s, s.spikes, w.g_spikes);
       if (call.has_membrane()) read_gradient(g_membrane, chunk, s, s.membrane, w.g_membrane);
-      noise.draw(chunk, w.xi, inputs[0].size(), w.inputs[0], &w.g_spikes);
+      noise.draw(chunk, w.xi, inputs[0].row_size(), w.inputs[0], &w.g_spikes);
       w.t = t;
       w.steps = chunk.steps;
       w.ahead = inputs[0].ahead(chunk);

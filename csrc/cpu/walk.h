@@ -8,7 +8,6 @@ namespace tgo::cpu {
 // Hidden, as what it holds is.
 #pragma GCC visibility push(hidden)
 
-const Kernels& best_kernels();
 Totals forward(const Call&, const Forward&);
 void backward(const Call&, const Backward&);
 
