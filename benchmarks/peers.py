@@ -35,7 +35,7 @@ OURS_BY_EXTRAS = {
 
 def fused(x: Tensor, extras: Extras, impl: str = "auto") -> tuple[Tensor, Tensor | None]:
     """As the layer calls it, with constants checked when it was made."""
-    out = tgo.functional.run(x, None, OURS_BY_EXTRAS[extras], None, 0, impl)
+    out = tgo.functional.run(OURS_BY_EXTRAS[extras], x, [], None, impl=impl)
     return out.spikes, out.penalty if extras.penalty else None
 
 

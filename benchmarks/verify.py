@@ -38,7 +38,7 @@ def steady(steps: int = STEPS, neurons: int = 16 * NEURONS) -> tuple[Tensor, Ten
 
 
 def reference(neuron: Neuron, x: Tensor, extras: Extras) -> tuple[Tensor, Tensor | None]:
-    out = tgo.functional.run(x, None, neuron, None, 0, "reference")
+    out = tgo.functional.run(neuron, x, [], None, impl="reference")
     return out.spikes, out.penalty
 
 

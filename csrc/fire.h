@@ -84,11 +84,16 @@ TGO_HD F subtracted(const Fired<F>& fired, const Flags& f) {
 
 // The membrane after the step.
 template <class F, class Flags>
+TGO_HD F after_of(const Fired<F>& fired, const Flags& f) {
+  const F w = carried(fired, f);
+  const F after = f.reset == Reset::kHard ? splat<F>(f.v_rest) : w - subtracted(fired, f);
+  return fires(fired, f) ? after : w;
+}
+
+template <class F, class Flags>
 TGO_HD F fire(F h, F threshold, F by, F noise_std, const Flags& f, F xi, Fired<F>* found) {
   *found = {h, f.noise == Noise::kNone ? h : h + noise_std * xi, threshold, by};
-  const F w = carried(*found, f);
-  const F after = f.reset == Reset::kHard ? splat<F>(f.v_rest) : w - subtracted(*found, f);
-  return fires(*found, f) ? after : w;
+  return after_of(*found, f);
 }
 
 // The membrane that is an output, from the one after the step.

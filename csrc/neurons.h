@@ -1,8 +1,5 @@
-// The house's neurons, in the order of their numbers in a call's settings (tgo_kernels/neurons).
+// What the engines know of neurons, by their numbers in a call's settings (tgo_kernels/neurons).
 #pragma once
-
-#include "steps/adaptive_lif.h"
-#include "steps/lif.h"
 
 namespace tgo {
 
@@ -20,6 +17,6 @@ struct House {
                  ...));
 };
 
-using Neurons = House<Lif, AdaptiveLif>;
-
 }  // namespace tgo
+
+#include "steps/house.h"

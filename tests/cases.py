@@ -5,12 +5,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from family import MEMBERS
 from hypothesis import strategies as st
 from torch import Tensor
 
 import tgo_kernels as tgo
 from tgo_kernels import table
-from tgo_kernels.neurons import LIF, AdaptiveLIF
+from tgo_kernels.neurons import LIF, OscillatingLIF
 
 SURROGATES = (
     tgo.ATan(2.0),
@@ -64,38 +65,43 @@ class Case:
     extra: dict[str, Any] = field(default_factory=dict)
     g_membrane: Tensor | None = None
     neuron: type[tgo.neurons.Neuron] = LIF
+    streams: tuple[Tensor, ...] = ()  # beside x
 
     def on(self, device: str) -> "Case":
         """The same call there, layouts included."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         own = {name: value.to(device) for name, value in self.constants.items() if isinstance(value, Tensor)}
-        return replace(self, **tensors, constants=self.constants | own)
+        streams = tuple(stream.to(device) for stream in self.streams)
+        return replace(self, **tensors, constants=self.constants | own, streams=streams)
 
     def run(self, impl: str) -> tuple[tgo.LIFOutput, Tensor, Tensor | None, list[Tensor]]:
-        """Outputs and the gradients of x, v_init and constants that are tensors."""
-        x, v_init, own = self._leaves(self.x.dtype, torch.float32)
+        """Outputs and the gradients of x, v_init, and constants that are tensors and further streams."""
+        x, v_init, own, streams = self._leaves(self.x.dtype, torch.float32)
         least = {} if self.columns is None else dict.fromkeys(table.COLUMNS, self.columns)
         with patch.dict(table.COLUMNS, least):
-            out = self._call(x, v_init, impl, own)
-        return self._backward(out, x, v_init, list(own.values()))
+            out = self._call(x, v_init, impl, own, streams)
+        return self._backward(out, x, v_init, [*own.values(), *streams])
 
-    def _call(self, x: Tensor, v_init: Tensor | None, impl: str, own: dict[str, Tensor]) -> tgo.LIFOutput:
+    def _call(
+        self, x: Tensor, v_init: Tensor | None, impl: str, own: dict[str, Tensor], streams: list[Tensor]
+    ) -> tgo.LIFOutput:
         if self.neuron is LIF:
             call = tgo.reference.lif if x.dtype == torch.float64 else tgo.lif
             return call(x, v_init, impl=impl, **self.constants | own)
         constants = self.constants | own
         call = {name: constants.pop(name) for name in ("noise_seed", "noise_step", "valid") if name in constants}
-        state = None if v_init is None else v_init.unbind(0)
-        out = tgo.scan(self.neuron(**constants), x, state, impl=impl, **call)
-        return tgo.LIFOutput(out.spikes, torch.stack(out.state), *out[2:])
+        states = len(self.neuron.STATES)
+        state = None if v_init is None else v_init.unbind(0) if states > 1 else v_init
+        out = tgo.scan(self.neuron(**constants), [x, *streams], state, impl=impl, **call)
+        return tgo.LIFOutput(out.spikes, torch.stack(out.state) if states > 1 else out.state[0], *out[2:])
 
     def run_double(self) -> tuple[tgo.LIFOutput, Tensor, Tensor | None, list[Tensor]]:
         """The specification in fp64."""
-        x, v_init, own = self._leaves(torch.float64, torch.float64)
-        out = self._call(x, None if v_init is None else v_init.double(), "reference", own)
-        return self._backward(out, x, v_init, list(own.values()))
+        x, v_init, own, streams = self._leaves(torch.float64, torch.float64)
+        out = self._call(x, None if v_init is None else v_init.double(), "reference", own, streams)
+        return self._backward(out, x, v_init, [*own.values(), *streams])
 
-    def _leaves(self, dtype: torch.dtype, own_dtype: torch.dtype) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    def _leaves(self, dtype: torch.dtype, own_dtype: torch.dtype) -> tuple[Tensor, Any, dict[str, Tensor], Any]:
         x = self.x.detach().to(dtype)  # keeps dense strides; what is not dense stays as it is
         if dtype == self.x.dtype:
             x = self.x.detach()
@@ -103,7 +109,8 @@ class Case:
             name: self.constants[name] for name in self.neuron.OWN if isinstance(self.constants.get(name), Tensor)
         }
         own = {name: value.detach().to(own_dtype).requires_grad_() for name, value in tensors.items()}
-        return x.requires_grad_(), None if self.v_init is None else self.v_init.detach().requires_grad_(), own
+        streams = [stream.detach().to(dtype).requires_grad_() for stream in self.streams]
+        return x.requires_grad_(), None if self.v_init is None else self.v_init.detach().requires_grad_(), own, streams
 
     def _backward(self, out: tgo.LIFOutput, x: Tensor, v_init: Tensor | None, own: list[Tensor]):
         outputs, grads = [], []
@@ -148,9 +155,9 @@ def cases(draw: st.DrawFn) -> Case:
     constants["noise_std"] = noise_std
     if v_reset is None and draw(st.booleans()):
         constants["reset_by"] = 0.8
-    neuron = pick(LIF, LIF, AdaptiveLIF)
-    if neuron is AdaptiveLIF:
-        constants |= {"rho": pick(0.9, 0.3), "beta": pick(0.0, 0.5, -0.3), "increment": pick(1.0, 0.2)}
+    member = draw(st.sampled_from([MEMBERS[0], *MEMBERS]))
+    neuron = type(member.neuron)
+    constants |= {name: pick(*values) for name, values in member.vary.items()}
     scale = 20.0 if millivolts else 1.0
     states = [len(neuron.STATES)] if len(neuron.STATES) > 1 else []
     at_noise = isinstance(surrogate, tgo.NoisePDF) and surrogate.std is None
@@ -170,17 +177,19 @@ def cases(draw: st.DrawFn) -> Case:
     v_init = lay(scale * normal(1, *shape), pick(*LAYOUTS[:4]))[0]
     if states:
         v_init = torch.stack([v_init, normal(*shape).abs()])
+    more = [normal(steps, *shape), 0.5 + torch.rand(steps, *shape, generator=generator)][: len(neuron.INPUTS) - 1]
     return Case(
         x=lay(1.2 * scale * normal(steps, *shape), layout).to(dtype),
         v_init=v_init if draw(st.booleans()) else None,
         constants={
             **constants,
+            **{name: getattr(member.neuron, name) for name in member.options},
             "v_reset": v_reset,
             "surrogate": surrogate,
             "detach_reset": draw(st.booleans()),
             "noise_mode": pick("membrane", "threshold"),
             "noise_seed": draw(st.integers(0, 2**64 - 1)),
-            "noise_step": pick(0, 0, 1, 3, 4, 6, 2**33 + 5),
+            "noise_step": pick(0, 0, 1, 3, 4, 6, 2**33 + 5 if neuron is not OscillatingLIF else 17),
             "guard_margin": pick(0.0, 0.5, 0.2),
         },
         g_spikes=pick(None, lay(normal(steps, *shape), pick(*LAYOUTS)), normal(steps, *shape)),
@@ -190,6 +199,7 @@ def cases(draw: st.DrawFn) -> Case:
         columns=pick(None, 1, 64),
         g_membrane=pick(None, normal(steps, *shape)),
         neuron=neuron,
+        streams=tuple(lay(stream, pick(*LAYOUTS)).to(dtype) for stream in more),
     )
 
 
@@ -218,7 +228,7 @@ def assert_agrees(case: Case, impl: str, device: str = "cpu") -> None:
     if own and case.x.numel():
         terms = float(exact[1].abs().sum() * (1 + case.x.abs().max())) / 0.37  # of a sum: gain * g_h, times v or x
         for found, plain, true in zip(own, spec[3], exact[3], strict=True):
-            assert found.shape == plain.shape and found.dtype == torch.float32
+            assert found.shape == plain.shape and found.dtype == plain.dtype
             assert_as_exact(found.cpu().double(), plain.double(), true.double(), terms)
 
 

@@ -197,7 +197,7 @@ def test_operators_refuse_what_the_door_would_not_pass():
     for more in ([torch.ones(3)], [torch.ones(2, dtype=torch.int32)], [torch.ones(3, dtype=torch.int32)] * 2):
         with pytest.raises(RuntimeError, match=r"lengths must be|further tensors"):
             forward(torch.ones(2, 3), None, more, None, None, 0, 8, tgo.neurons.LIF().settings)
-    for settings in ((), (7.0, *tgo.neurons.LIF().settings[1:]), tgo.neurons.LIF().settings[:-1]):
+    for settings in ((), (99.0, *tgo.neurons.LIF().settings[1:]), tgo.neurons.LIF().settings[:-1]):
         with pytest.raises(RuntimeError, match=r"settings|unknown neuron"):
             forward(torch.ones(2, 3), None, [], None, None, 0, 8, settings)
     x, nothing = torch.ones(20, 3), torch.ones(0)

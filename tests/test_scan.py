@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from cases import dyadic
-from torch import Tensor
 
 import tgo_kernels as tgo
 from tgo_kernels import printer
@@ -14,47 +13,9 @@ from tgo_kernels.neurons import HOUSE, LIF, AdaptiveLIF
 ENGINES = tgo.available_impls("cpu")
 
 
-def adaptive(x: Tensor, rho: float, beta: float, decay: float, hard: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The equations of Bellec et al., written down once more: a decays before it is used, with the last spike in it."""
-    v, a, s, spikes = torch.zeros_like(x[0]), torch.zeros_like(x[0]), torch.zeros_like(x[0]), []
-    for x_t in x:
-        a = rho * a + (1 - rho) * s
-        v = decay * v + x_t
-        s = (v >= 1.0 + beta * a).to(x.dtype)
-        v = torch.where(s > 0, torch.zeros_like(v), v) if hard else v - s * (1.0 + beta * a)
-        spikes.append(s)
-    return torch.stack(spikes), v, rho * a + (1 - rho) * s
-
-
-@pytest.mark.parametrize("impl", ENGINES)
-@pytest.mark.parametrize("hard", [True, False])
-def test_adaptive_lif_is_that_of_its_equations(impl, hard):
-    x = dyadic(30, 7, 11)
-    neuron = AdaptiveLIF(rho=0.75, beta=1.5, decay=0.5, v_reset=0.0 if hard else None)
-    spikes, v, a = adaptive(x.double(), 0.75, 1.5, 0.5, hard)
-    out = tgo.scan(neuron, x, impl=impl)
-    assert torch.equal(out.spikes.double(), spikes) and out.fired == spikes.sum() > 0
-    torch.testing.assert_close(out.state[0].double(), v, rtol=0, atol=1e-6)
-    torch.testing.assert_close(out.state[1].double(), a, rtol=0, atol=1e-6)
-
-
 def test_adaptive_lif_adapts():
     few, many = (tgo.scan(AdaptiveLIF(beta=beta), torch.full((100, 1), 2.0)).fired for beta in (2.0, 0.0))
     assert 0 < few < many
-
-
-@pytest.mark.parametrize("impl", ENGINES)
-def test_without_adaptation_it_is_lif_to_the_bit(impl):
-    x = torch.randn(9, 5, 40)
-    shared = {"decay": 0.9, "v_reset": None, "noise_std": 0.2, "guard_margin": 0.3}
-    found = []
-    for neuron in (LIF(**shared), AdaptiveLIF(beta=0.0, **shared)):
-        given = x.clone().requires_grad_()
-        out = tgo.scan(neuron, given, impl=impl, noise_seed=3)
-        (g,) = torch.autograd.grad((out.spikes * x).sum() + out.penalty, given)
-        found.append((out.spikes, out.state[0], out.penalty, g))
-    for a, b in zip(*found, strict=True):
-        assert torch.equal(a, b)
 
 
 def test_printed_steps_are_current():
@@ -117,33 +78,6 @@ def test_an_infinite_threshold_is_not_reached_by_an_infinite_membrane(impl):
 
 def test_numbers_of_neurons_are_their_places():
     assert [neuron.number for neuron in HOUSE] == list(range(len(HOUSE)))
-
-
-@pytest.mark.parametrize("impl", ENGINES)
-@pytest.mark.parametrize("neuron", [LIF(), AdaptiveLIF(v_reset=None)], ids=["LIF", "AdaptiveLIF"])
-def test_chunks_and_lengths_are_the_same_steps(neuron, impl):
-    x = torch.randn(12, 3, 8)
-    noise = {"noise_std": 0.2, "noise_seed": 5, "membrane": "u", "impl": impl}
-    whole = tgo.scan(neuron, x, **noise)
-    first = tgo.scan(neuron, x[:5], **noise)
-    rest = tgo.scan(neuron, x[5:], first.state, noise_step=5, **noise)
-    assert torch.equal(torch.cat([first.spikes, rest.spikes]), whole.spikes)
-    assert torch.equal(torch.cat([first.membrane, rest.membrane]), whole.membrane)
-
-    lengths = torch.tensor([12, 5, 0])
-    for valid in (lengths, torch.arange(12)[:, None] < lengths):
-        out = tgo.scan(neuron, x, valid=valid, guard_margin=0.5, **noise)
-        for b, length in enumerate(lengths.tolist()):
-            assert torch.equal(out.spikes[:length, b], whole.spikes[:length, b])
-            assert not out.spikes[length:, b].any() and not out.membrane[length:, b].any()
-        for found, all_steps, of_five in zip(out.state, whole.state, first.state, strict=True):
-            assert torch.equal(found[0], all_steps[0]) and torch.equal(found[1], of_five[1])
-            assert torch.equal(found[2], torch.zeros(8))
-        assert out.fired == out.spikes.sum()
-        assert torch.equal(tgo.scan(neuron, x, valid=lengths + 2**32, **noise).spikes, whole.spikes)
-        guarded = tgo.scan(neuron, x[:, :1], guard_margin=0.5, **noise | {"noise_std": 0.0})
-        alone = tgo.scan(neuron, x, valid=torch.tensor([12, 0, 0]), guard_margin=0.5, **noise | {"noise_std": 0.0})
-        torch.testing.assert_close(alone.penalty, guarded.penalty)
 
 
 @pytest.mark.parametrize("impl", ENGINES)

@@ -109,7 +109,9 @@ def lif(
         v_threshold, v_reset, reset_by, surrogate, detach_reset, strict, noise_std, noise_mode, guard_margin,
         guard_side, guard_power, membrane, decay, gain,
     )  # fmt: skip
-    return run(x, v_init, neuron, noise_seed, noise_step, impl, valid)
+    check_tensors(x, v_init, neuron, impl)
+    spikes, v, penalty, neighbors, fired, further = _scan(neuron, x, v_init, [], noise_seed, noise_step, impl, valid)
+    return LIFOutput(spikes, v, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
 
 
 def _neuron(*constants) -> LIF:
@@ -131,18 +133,30 @@ def _known(*constants) -> LIF:
 
 
 def run(
+    neuron: Neuron,
     x: Tensor,
-    v_init: Tensor | None,
-    neuron: LIF,
-    noise_seed: int | Tensor | None,
-    noise_step: int,
-    impl: str,
+    streams: Sequence[Tensor],
+    state: Sequence[Tensor] | None,
+    noise_seed: int | Tensor | None = None,
+    noise_step: int = 0,
+    impl: str = "auto",
     valid: Tensor | None = None,
-) -> LIFOutput:
-    """:func:`lif` for constants that are already a :class:`tgo_kernels.neurons.LIF`."""
-    check_tensors(x, v_init, neuron, impl)
-    spikes, v, penalty, neighbors, fired, further = _scan(neuron, x, v_init, [], noise_seed, noise_step, impl, valid)
-    return LIFOutput(spikes, v, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
+) -> ScanOutput:
+    """:func:`scan` for a neuron that is known to be one, and as many streams beside x and states as it has."""
+    check_tensors(x, None, neuron, impl)
+    if neuron.COUNTS_STEPS:
+        neuron = neuron.prepared(x, noise_step)
+    v, more = None, [*streams]
+    for name, stream in zip(neuron.INPUTS[1:], streams, strict=True):
+        check_input(name, stream, x)
+    if state is not None:
+        for name, each in zip(neuron.STATES, state, strict=True):
+            check_state(name, each, x)
+        v = state[0]
+        more += state[1:]
+    spikes, v_final, penalty, neighbors, fired, further = _scan(neuron, x, v, more, noise_seed, noise_step, impl, valid)
+    after = (v_final, *further[: len(neuron.STATES) - 1])
+    return ScanOutput(spikes, after, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
 
 
 def scan(
@@ -176,7 +190,7 @@ def scan(
     if not isinstance(neuron, Neuron):
         what = f"{kind.__module__}.{kind.__name__}"
         raise TypeError(f"neuron must be one of tgo_kernels.neurons, such as neurons.LIF(), got {what}")
-    if kind not in HOUSE and impl != "reference":
+    if kind.step is not HOUSE[kind.number].step and impl != "reference":
         raise TypeError(f"the compiled engines know no {kind.__name__} with a step of its own; impl='reference' does")
     if constants:
         unknown = [name for name in constants if name not in neuron.__dataclass_fields__]
@@ -184,16 +198,8 @@ def scan(
             raise TypeError(f"{kind.__name__} has no constant {', '.join(unknown)}")
         neuron = neuron.changed(**constants)
     x, *streams = _named(inputs, "input", neuron.INPUTS)
-    check_tensors(x, None, neuron, impl)
-    for name, stream in zip(neuron.INPUTS[1:], streams, strict=True):
-        check_input(name, stream, x)
-    states = [] if state is None else _named(state, "state", neuron.STATES)
-    for name, each in zip(neuron.STATES, states, strict=False):
-        check_state(name, each, x)
-    v, more = states[0] if states else None, [*streams, *states[1:]]
-    spikes, v_final, penalty, neighbors, fired, further = _scan(neuron, x, v, more, noise_seed, noise_step, impl, valid)
-    state = (v_final, *further[: len(neuron.STATES) - 1])
-    return ScanOutput(spikes, state, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
+    states = None if state is None else _named(state, "state", neuron.STATES)
+    return run(neuron, x, streams, states, noise_seed, noise_step, impl, valid)
 
 
 def _named(given: Tensor | Sequence[Tensor], kind: str, names: tuple[str, ...]) -> list[Tensor]:

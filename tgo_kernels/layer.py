@@ -1,15 +1,14 @@
 """What every neuron layer does in a call, and keeps of it: the state, the penalty, the rates."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tgo_kernels import neurons, noise
-from tgo_kernels.call import LIFOutput, check_tensors
+from tgo_kernels import noise
+from tgo_kernels.call import ScanOutput, check_tensors
 from tgo_kernels.constants import checked
 from tgo_kernels.functional import run
 from tgo_kernels.neurons import check_bool
@@ -55,6 +54,7 @@ class Layer(nn.Module):
         A penalty that :func:`guard_penalty` has not taken yet waits for it.
         """
         self.v: Tensor | None = None
+        self._more: tuple[Tensor, ...] = ()  # states beside v
         self._penalty: Tensor | None = None
         self._membrane: Tensor | None = None
         self._noise_seed: Tensor | None = None
@@ -66,21 +66,23 @@ class Layer(nn.Module):
         """Cut the gradient through the carried state (truncated backpropagation through time)."""
         if isinstance(self.v, Tensor):
             self.v = self.v.detach()
+        keep(self, "_more", tuple(each.detach() for each in self._more))
 
     def train(self, mode: bool = True) -> "Layer":
         """As of every module. A state of ``torch.inference_mode()`` becomes one that compiled code can train from."""
         if isinstance(self.v, Tensor):
             self.v = out_of_inference(self.v)
+        keep(self, "_more", tuple(map(out_of_inference, self._more)))
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._output(self._run(x))
 
-    def _output(self, out: LIFOutput) -> Tensor:
+    def _output(self, out: ScanOutput) -> Tensor:
         """What of a call is the layer's output."""
         return out.spikes
 
-    def _run(self, x: Tensor | Normed) -> LIFOutput:
+    def _run(self, x: Tensor | Normed, *streams: Tensor) -> ScanOutput:
         """On x, or on what a batch norm makes of it, whose line goes into the neuron's constants."""
         constants, line = self.neuron, None
         if isinstance(x, Normed):
@@ -92,23 +94,26 @@ class Layer(nn.Module):
         if self._learn_noise and not neuron.noisy:
             learned.pop("noise_std")
         if learned:
-            neuron = replace(neuron, **learned)
+            neuron = neuron.replaced(**learned)
         if line is not None:
             neuron = neuron.with_input(*line)
         else:
             note(x)
         guarded = neuron.guard_margin > 0
         if self.stateful:
-            before, out = self._continue(x, neuron)
-            keep(self, "v", out.v_final)
+            before, out = self._continue(neuron, x, streams)
+            keep(self, "v", out.state[0])
+            keep(self, "_more", out.state[1:])
             keep(self, "_membrane", out.membrane)
             record(self, x.numel(), out, before, guarded)
             return out
-        out = run(x, None, neuron, None, 0, self.impl)
+        out = run(neuron, x, streams, None, impl=self.impl)
         if guarded:
             record(self, x.numel(), out, None, True)
         if not in_compiled_transform():
-            keep(self, "v", out.v_final.detach())
+            keep(self, "v", out.state[0].detach())
+            if len(out.state) > 1:
+                keep(self, "_more", tuple(each.detach() for each in out.state[1:]))
             if out.membrane is not None:
                 keep(self, "_membrane", out.membrane)
             if not guarded:
@@ -116,22 +121,27 @@ class Layer(nn.Module):
                 keep(self, "_counts", (out.neighbors, out.fired, x.numel()))
         return out
 
-    def _continue(self, x: Tensor, neuron: neurons.LIF) -> tuple[Tensor | None, LIFOutput]:
-        """The next chunk of a sequence: from the last state, which it returns too, and with the noise that follows."""
+    def _continue(self, neuron: Any, x: Tensor, streams: tuple[Tensor, ...]) -> tuple[Tensor | None, ScanOutput]:
+        """The next chunk of a sequence: from the last states, of which it returns the first too, with noise that goes
+        on."""
         if in_compiled_transform():
             torch._dynamo.graph_break("a stateful layer keeps its state, which no tensor of a transform can be")
         self._check_state(x, neuron)
         before = self.v
+        state = None if before is None else (before, *(self._more or neuron.at_rest(before)))
         if torch.compiler.is_compiling():  # a step that is compiled in would never fit again
-            return before, run(x, before, neuron, None, 0, self.impl)
-        before = out_of_inference(before)
-        if not neuron.noisy:
-            return before, run(x, before, neuron, None, 0, self.impl)
-        seed = unwrapped(self._noise_seed)
-        self._noise_seed = noise.draw_seed(x.device) if seed is None else out_of_inference(seed)
-        step = self._noise_step
-        self._noise_step += int(x.shape[0])  # torch.jit.trace makes a tensor of it
-        return before, run(x, before, neuron, self._noise_seed, step, self.impl)
+            return before, run(neuron, x, streams, state, impl=self.impl)
+        if state is not None:
+            state = tuple(map(out_of_inference, state))
+            before = state[0]
+        seed, step = None, 0
+        if neuron.noisy:
+            seed = unwrapped(self._noise_seed)
+            self._noise_seed = seed = noise.draw_seed(x.device) if seed is None else out_of_inference(seed)
+        if neuron.noisy or neuron.COUNTS_STEPS:
+            step = self._noise_step
+            self._noise_step += int(x.shape[0])  # torch.jit.trace makes a tensor of it
+        return before, run(neuron, x, streams, state, seed, step, self.impl)
 
     @property
     def v(self) -> Any:
@@ -141,6 +151,11 @@ class Layer(nn.Module):
     @v.setter
     def v(self, value: Any) -> None:
         keep(self, "_v", value)
+
+    @property
+    def state(self) -> tuple[Tensor, ...] | None:
+        """All states after the last step, in the order of the neuron's ``STATES``, of which ``v`` is the first."""
+        return None if self.v is None else (self.v, *map(unwrapped, self._more))
 
     @property
     def membrane(self) -> Tensor | None:
@@ -165,7 +180,7 @@ class Layer(nn.Module):
         """Share of membranes within ``guard_margin`` of the threshold, in the calls that ``firing_rate`` is of."""
         return None if self._counts is None else share(unwrapped(self._counts[0]), self._counts[2])
 
-    def _check_state(self, x: Tensor, neuron: neurons.LIF) -> None:
+    def _check_state(self, x: Tensor, neuron: Any) -> None:
         check_tensors(x, None, neuron, self.impl)
         v = self.v
         if v is not None and (v.shape != x.shape[1:] or v.device != x.device):
@@ -184,6 +199,7 @@ class Layer(nn.Module):
         state = dict(self.__dict__)
         for name in ("_v", "_penalty", "_membrane", "_noise_seed"):
             state[name] = without_graph(state[name])
+        state["_more"] = tuple(map(without_graph, self._more))
         if self._counts is not None:
             state["_counts"] = tuple(map(without_graph, self._counts))
         state["_calls"] = tuple(

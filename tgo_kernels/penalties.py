@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 
-from tgo_kernels.call import LIFOutput
+from tgo_kernels.call import ScanOutput
 
 keep = object.__setattr__  # Module's takes 2 us
 MOST = 64  # calls that wait: no training step has more, and their graphs take memory
@@ -22,7 +22,7 @@ class Call(NamedTuple):
     node: Any  #: what a backward through its spikes frees; None where compiled: then that of the penalty
 
 
-def record(layer: Any, of: Any, out: LIFOutput, before: Tensor | None, guarded: bool) -> None:
+def record(layer: Any, of: Any, out: ScanOutput, before: Tensor | None, guarded: bool) -> None:
     """Keep the penalty and rates of a call that is guarded or stateful: of it, or of all since the last start."""
     compiled = torch.compiler.is_compiling()
     if not compiled and torch._C._current_graph_task_id() != -1:

@@ -11,13 +11,14 @@ import operator
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from tgo_kernels import neurons
+from tgo_kernels.languages import Cpp, Language, Triton
 
 HOUSE = {neuron.__module__.rsplit(".", 1)[1]: neuron for neuron in neurons.HOUSE}
 ROOT = Path(__file__).parents[1]
@@ -76,54 +77,6 @@ def graphs(neuron: Any) -> tuple[fx.Graph, fx.Graph]:
     return make_fx(step)(*given).graph, make_fx(back)(*given, g_states, torch.ones(1)).graph
 
 
-class Language:
-    """How a language writes what operators stand for."""
-
-    BINARY: ClassVar = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
-    COMPARED: ClassVar = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
-    CALLS: ClassVar[dict[str, str]]
-    FIRED: ClassVar[dict[str, str]]  # what fire() has found
-    declare: ClassVar[str]  # before a name
-
-    @staticmethod
-    def number(value: float) -> str:
-        raise NotImplementedError
-
-
-class Triton(Language):
-    CALLS: ClassVar = {
-        "where": "tl.where({}, {}, {})",
-        "abs": "tl.abs({})",
-        "exp": "tl.exp({})",
-        "reciprocal": "(1.0 / {})",
-        "_to_copy": "tl.where({}, 1.0, 0.0)",
-        "plus": "plus({}, {})",  # of which the first may be None
-    }
-    FIRED: ClassVar = {"h": "fired[1]", "threshold": "fired[3]", "s": "spike_of(fired)"}
-    declare = ""
-
-    @staticmethod
-    def number(value: float) -> str:
-        return repr(float(value))
-
-
-class Cpp(Language):
-    CALLS: ClassVar = {
-        "where": "({} ? {} : {})",
-        "abs": "absolute({})",
-        "exp": "exponential({})",
-        "reciprocal": "(1.f / {})",
-        "_to_copy": "({} ? splat<F>(1.f) : splat<F>(0.f))",
-        "plus": "{} + {}",
-    }
-    FIRED: ClassVar = {"h": "fired.h", "threshold": "fired.threshold", "s": "spike_of(fired, f)"}
-    declare = "const F "
-
-    @staticmethod
-    def number(value: float) -> str:
-        return f"{float(value)!r}f"
-
-
 class Text:
     """A graph in a language: what is used once stands where it is used, all else is a line with a name."""
 
@@ -136,13 +89,16 @@ class Text:
         fire = next((node for node in graph.nodes if node.target is FIRE), None)
         back = next((node for node in graph.nodes if node.target is FIRE_BACK), None)
         if back is not None:  # what the forward has found is at hand
+            if fire is not None:
+                self.names[fire] = "fired"
             for node, name in zip(back.args[2:4], ("h", "threshold"), strict=True):
                 self.names.setdefault(node, language.FIRED[name])
         results = ("after", language.FIRED["s"]) if back is None else ("g_h", "g_threshold", "g_by", "g_std")
+        found = language.FIRED["after"], language.FIRED["s"]
         at: Any = fire if back is None else back
         for node in graph.nodes:
             if node.target is operator.getitem:
-                self.names[node] = results[node.args[1]] if node.args[0] is at else language.FIRED["s"]
+                self.names[node] = results[node.args[1]] if node.args[0] is at else found[node.args[1]]
         uses = self.uses(output.args[0])
         for node in graph.nodes:
             if node is at:
@@ -208,11 +164,12 @@ def texts(neuron: Any, language: type[Language]) -> tuple[Text, Text]:
     return Text(forward, given, language), Text(back, (*given, *(f"g_{s}" for s in neuron.STATES), "g_s"), language)
 
 
-def tuple_of(items: Sequence[str], indent: int = 8) -> str:
-    line = f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+def tuple_of(items: Sequence[str], indent: int = 8, before: str = "") -> str:
+    """A tuple, or the arguments of a call, after some text; over several lines if one is too long."""
+    line = f"{before}({', '.join(items)}{',' if len(items) == 1 else ''})"
     if indent + len(line) < 120:
         return line
-    return "\n".join(["(", *(f"{' ' * (indent + 4)}{item}," for item in items), f"{' ' * indent})"])
+    return "\n".join([f"{before}(", *(f"{' ' * (indent + 4)}{item}," for item in items), f"{' ' * indent})"])
 
 
 def triton(name: str, neuron: Any) -> str:
@@ -226,7 +183,7 @@ def triton(name: str, neuron: Any) -> str:
         "def step(states, inputs, constants, firing, F: tl.constexpr):",
         *forward.unpacked(line, neuron),
         *(f"    {each}" for each in forward.lines),
-        f"    after, fired = fire({', '.join(forward.arguments)}, firing, F)",
+        "    " + tuple_of([*forward.arguments, "firing", "F"], 4, "after, fired = fire"),
         f"    return {tuple_of(forward.outputs[: sizes[0]], 4)}, fired",
         "",
         "",
@@ -234,7 +191,7 @@ def triton(name: str, neuron: Any) -> str:
         "def step_back(states, inputs, constants, fired, firing, g_states, g_s, F: tl.constexpr):",
         *back.unpacked(line, neuron, *g_states),
         *(f"    {each}" for each in back.lines[: back.fired_at]),
-        f"    {', '.join(back.results)} = fire_back({', '.join(back.arguments)}, fired, firing, F)",
+        "    " + tuple_of([*back.arguments, "fired", "firing", "F"], 4, f"{', '.join(back.results)} = fire_back"),
         *(f"    {each}" for each in back.lines[back.fired_at :]),
         "    return (",
         *(f"        {tuple_of(part)}," for part in (g[: sizes[0]], g[sizes[0] : sizes[1]], g[sizes[1] :])),
@@ -242,7 +199,7 @@ def triton(name: str, neuron: Any) -> str:
         "",
     ]
     body = "\n".join(lines)
-    helpers = [helper for helper in ("fire", "fire_back", "plus", "spike_of") if f"{helper}(" in body]
+    helpers = [each for each in ("after_of", "fire", "fire_back", "plus", "spike_of") if f"{each}(" in body]
     head = [
         f'"""Printed by tgo_kernels/printer.py from the step of tgo_kernels/neurons/{name}.py."""',
         "",
@@ -255,6 +212,10 @@ def triton(name: str, neuron: Any) -> str:
         "",
     ]
     return "\n".join(head) + body
+
+
+def _struct(name: str) -> str:
+    return "".join(map(str.capitalize, name.split("_")))
 
 
 def cpp(name: str, neuron: Any) -> str:
@@ -292,7 +253,7 @@ def cpp(name: str, neuron: Any) -> str:
 
 namespace tgo {{
 
-struct {"".join(map(str.capitalize, name.split("_")))} {{
+struct {_struct(name)} {{
   static constexpr int kStates = {len(states)}, kInputs = {len(inputs)}, kConstants = {len(constants)};
 
   template <class F, class Flags>
@@ -314,8 +275,39 @@ struct {"".join(map(str.capitalize, name.split("_")))} {{
 
 def house() -> dict[Path, str]:
     """The files of the house's steps."""
-    files = {ROOT / f"tgo_kernels/_triton/steps/{name}.py": triton(name, neuron) for name, neuron in HOUSE.items()}
-    return files | {ROOT / f"csrc/steps/{name}.h": cpp(name, neuron) for name, neuron in HOUSE.items()}
+    triton_steps, cpp_steps = ROOT / "tgo_kernels/_triton/steps", ROOT / "csrc/steps"
+    files = {triton_steps / f"{name}.py": triton(name, neuron) for name, neuron in HOUSE.items()}
+    files |= {cpp_steps / f"{name}.h": cpp(name, neuron) for name, neuron in HOUSE.items()}
+    of, printed = "of the house, in the order of their numbers.", "Printed by tgo_kernels/printer.py: the steps"
+    files[triton_steps / "__init__.py"] = "\n".join(
+        [
+            f'"""{printed} {of}"""',
+            "",
+            "from tgo_kernels._triton.steps import (",
+            *(f"    {name}," for name in sorted(HOUSE)),
+            ")",
+            "",
+            f"STEPS = {tuple_of(list(HOUSE), 8)}",
+            "",
+        ]
+    )
+    files[cpp_steps / "house.h"] = "\n".join(
+        [
+            f"// {printed} {of}",
+            "#pragma once",
+            "",
+            *(f'#include "{name}.h"' for name in sorted(HOUSE)),
+            "",
+            "namespace tgo {",
+            "",
+            "using Neurons = House<",
+            ",\n".join(f"    {_struct(name)}" for name in HOUSE) + ">;",
+            "",
+            "}  // namespace tgo",
+            "",
+        ]
+    )
+    return files
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ struct BackwardBody {
   using Arguments = Backward;
   using Step = typename W::Step;
   static constexpr bool kExponential = W::kCurve == kAnyCurve || has_exponential(W::kCurve);
-  static constexpr int kBlocks = W::kFour ? (kExponential ? 6 : 8) : W::kOwn || W::kStates == 1 ? 4 : 5;
+  static constexpr bool kMany = W::kInputs > 1 || (W::kOwn && W::kConstants > 6);
+  static constexpr int kBlocks = W::kFour ? (kExponential ? 6 : 8) : kMany ? 3 : W::kOwn || W::kStates == 1 ? 4 : 5;
 
   static TGO_HD void run(const Backward& a, typename W::F f, int64_t m, typename W::C* constants, BlockTotals*) {
     const W w(a, m);

@@ -17,14 +17,17 @@ struct Form {
 };
 
 // How many neurons a thread has at once: 16 bytes of neighbours in a row, fewer where registers would not suffice.
-constexpr int widest(int states, Kind kind, bool own, int bytes) {
-  if (own) return states > 1 || kind == Kind::kAny ? 1 : 2;
-  return states > 1 ? 2 : kind == Kind::kAny ? 4 : 16 / bytes;
+constexpr int widest(bool simple, Kind kind, bool own, int bytes) {
+  if (own) return simple && kind != Kind::kAny ? 2 : 1;
+  return !simple ? 2 : kind == Kind::kAny ? 4 : 16 / bytes;
 }
+
+// Whether a neuron has one state and one input.
+constexpr bool simple(int states, int inputs) { return states == 1 && inputs == 1; }
 
 template <template <class> class Body, class Step, class S, Kind kind, bool four, bool own, Curve curve, class Device>
 void run_count(const Form& form, Device&& device) {
-  constexpr int kCount = widest(Step::kStates, kind, own, sizeof(S));
+  constexpr int kCount = widest(simple(Step::kStates, Step::kInputs), kind, own, sizeof(S));
   if (form.wide)
     device.template operator()<Body<Walk<Step, S, kCount, kind, four, own, curve>>>();
   else
@@ -56,6 +59,15 @@ void run_any_time(const Form& form, Device&& device) {
     run_storage<Body, Step, kind, false, false, kAnyCurve>(form, device);
 }
 
+constexpr int kWithFirst = 2;  // so many neurons have kernels for calls of kFirst, the others one for all
+
+template <template <class> class Body, class Step, bool has_first, class Device>
+void run_kind(const Form& form, Device&& device) {
+  if constexpr (has_first)
+    if (form.kind == Kind::kFirst) return run_any_time<Body, Step, Kind::kFirst>(form, device);
+  run_any_time<Body, Step, Kind::kAny>(form, device);
+}
+
 // LIF's kernels for the calls that are many know the curve as well.
 template <template <class> class Body, Kind kind, Curve... curves, class Device>
 void run_curve(const Form& form, Device&& device) {
@@ -70,13 +82,9 @@ void run(const Form& form, Device&& device) {
   if (form.kind == Kind::kQuiet) return run_curve<Body, Kind::kQuiet, curves...>(form, device);
   if (form.kind == Kind::kUsual) return run_curve<Body, Kind::kUsual, curves...>(form, device);
   if (form.four) return run_storage<Body, Lif, Kind::kFirst, true, false, kAnyCurve>(form, device);
-  [&]<class... Steps>(House<Steps...>) {
-    int neuron = 0;
-    ((form.neuron == neuron++ ? form.kind == Kind::kFirst ? run_any_time<Body, Steps, Kind::kFirst>(form, device)
-                                                          : run_any_time<Body, Steps, Kind::kAny>(form, device)
-                              : void()),
-     ...);
-  }(Neurons());
+  [&]<class... Steps, int... k>(House<Steps...>, std::integer_sequence<int, k...>) {
+    ((form.neuron == k ? run_kind<Body, Steps, (k < kWithFirst)>(form, device) : void()), ...);
+  }(Neurons(), std::make_integer_sequence<int, Neurons::kCount>());
 }
 
 // The forward has no use for the curve.

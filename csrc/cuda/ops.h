@@ -59,14 +59,15 @@ struct __attribute__((visibility("hidden"))) Engine {
     const bool usual =
         f.noise == Noise::kMembrane && f.reset == Reset::kHard && !f.surrogate_at_h && !f.detach_reset;
     const bool lif = call.neuron == 0, own = call.rows > 0;
-    const Kind kind = rare                    ? Kind::kAny
-                      : lif && !call.noisy() ? Kind::kQuiet
-                      : lif && usual         ? Kind::kUsual
-                                             : Kind::kFirst;
+    const Kind kind = rare || call.neuron >= kWithFirst ? Kind::kAny
+                      : lif && !call.noisy()            ? Kind::kQuiet
+                      : lif && usual                    ? Kind::kUsual
+                                                        : Kind::kFirst;
     const bool begins = !call.noisy() || a.noise_step % kSpan == 0;
     const bool four = layout.steps == kSpan && begins && rest && lif && !rare && !own;
     Form form{call.neuron, storage_of(call.x), kind, true, four, own, f.curve};
-    const int count = widest(call.shape().states, kind, own, form.storage == Storage::kFloat ? 4 : 2);
+    const bool plain = simple(call.shape().states, call.shape().inputs);
+    const int count = widest(plain, kind, own, form.storage == Storage::kFloat ? 4 : 2);
     form.wide = layout.inner == layout.neurons && (layout.logical_order() || !call.noisy()) &&
                 layout.neurons % count == 0 && a.columns % count == 0 && aligned(pointers) && aligned(a.inputs) &&
                 aligned(a.states) && aligned(a.own, count * sizeof(float)) && aligned(std::initializer_list{a.lengths});

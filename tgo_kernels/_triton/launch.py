@@ -16,13 +16,12 @@ from torch import Tensor
 
 from tgo_kernels._triton.flags import Flags
 from tgo_kernels._triton.math import LORENTZ, NO_MEMBRANE, NO_NOISE
-from tgo_kernels._triton.steps import adaptive_lif, lif
+from tgo_kernels._triton.steps import STEPS
 from tgo_kernels._triton.totals import totals_kernel
 from tgo_kernels._triton.walk import backward_kernel, forward_kernel
 from tgo_kernels.layout import arrange, like
 from tgo_kernels.neurons import shape_of, switches_of
 
-STEPS = (lif, adaptive_lif)  # in the order of tgo_kernels.neurons.HOUSE
 CHECKPOINT_EVERY = 8
 # Contracted, a * b + c rounds once instead of twice, and a membrane at its threshold fires differently.
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1, "num_warps": 4}

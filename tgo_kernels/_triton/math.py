@@ -45,17 +45,23 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 @triton.jit
 def fire(h, threshold, by, noise_std, firing, F: tl.constexpr):
     """The membrane after a step; and whether it fired, before and after the noise, against which threshold."""
-    xi, v_rest = firing[0], firing[1]
     u = h
     if F.noise != NO_NOISE:
-        u = h + noise_std * xi
+        u = h + noise_std * firing[0]
     s = u > threshold if F.strict else u >= threshold
+    fired = s, h, u, threshold, by
+    return after_of(fired, firing, F), fired
+
+
+@triton.jit
+def after_of(fired, firing, F: tl.constexpr):
+    s, h, u, threshold, by = fired
     w = h if F.noise == THRESHOLD else u
     if F.reset == HARD:
-        after = v_rest
+        after = firing[1]
     else:
         after = w - (by if F.reset == SUBTRACTED else threshold)
-    return tl.where(s, after, w), (s, h, u, threshold, by)
+    return tl.where(s, after, w)
 
 
 @triton.jit

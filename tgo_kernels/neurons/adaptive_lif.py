@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tgo_kernels.neurons.base import Leaky, check_number
+from tgo_kernels.neurons.base import Leaky
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,7 @@ class AdaptiveLIF(Leaky):
     increment: float | Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.increment is None:
-            if not isinstance(self.rho, Tensor):
-                check_number("rho", self.rho, kind="float or a tensor")
-            object.__setattr__(self, "increment", 1.0 - self.rho)
-            object.__setattr__(self, "derived", {"increment": None})
+        self._derive("increment", "rho")
         super().__post_init__()
 
     @staticmethod

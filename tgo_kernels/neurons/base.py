@@ -15,9 +15,11 @@ GuardSide = Literal["both", "below"]
 Membrane = Literal["h", "u", "v"]
 MEMBRANES = (None, "h", "u", "v")
 SWITCHES, GUARD_MARGIN = 2, 3  # their places in the settings
-MINIMUM = dict.fromkeys(
-    ("v_threshold", "v_reset", "reset_by", "beta", "increment", "bias"), -FLOAT32.max
-)  # of the others it is 0
+SIGNED = (
+    *("v_threshold", "v_reset", "reset_by", "bias", "beta", "increment", "scale", "shift"),
+    *("a", "b", "target", "of_output", "of_input", "phase"),
+)
+MINIMUM = dict.fromkeys(SIGNED, -FLOAT32.max)  # of the others it is 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Neuron:
     INPUTS: ClassVar[tuple[str, ...]]
     CONSTANTS: ClassVar[tuple[str, ...]]  #: of the step, in the order that the operators expect
     OWN: ClassVar[tuple[str, ...]]  #: fields that may be tensors
+    COUNTS_STEPS: ClassVar[bool] = False  #: whether a step depends on its number
     #: the states after a step, from ``n.<constant>``, ``n.fire(h, threshold, by)`` and ``n.spikes``, states and inputs
     step: ClassVar[Callable[..., tuple[Tensor, ...]]]
     settings: ClassVar[tuple[float, ...]]  #: what the operators expect (see :mod:`tgo_kernels.ops`)
@@ -142,6 +145,10 @@ class Neuron:
         """Where the states start."""
         return (self.v_rest, *[0.0] * (len(self.STATES) - 1))
 
+    def at_rest(self, v: Tensor) -> tuple[Tensor, ...]:
+        """The states beside v, as they are before the first step."""
+        return tuple(torch.full_like(v, rest) for rest in self.rests[1:])
+
     @property
     def guard_grid(self) -> float:
         """Squares of the penalty are rounded to multiples of this power of two's ulp, so that their sum is exact; 0: it
@@ -155,9 +162,26 @@ class Neuron:
         """Whether the surrogate is taken at the noise-free ``h`` instead of ``u``."""
         return isinstance(self.surrogate, NoisePDF)
 
+    def prepared(self, x: Tensor, first_step: int) -> "Neuron":
+        """The same neuron for a call with this x [T, *], of which the first step has that number."""
+        return self
+
+    def _derive(self, name: str, decay: str) -> None:
+        """A constant that is 1 less a decay where it is None."""
+        if getattr(self, name) is None:
+            value = getattr(self, decay)
+            if not isinstance(value, Tensor):
+                check_number(decay, value, kind="float or a tensor")
+            object.__setattr__(self, name, 1.0 - value)
+            object.__setattr__(self, "derived", {**self.derived, name: None})
+
     def changed(self, **constants: Any) -> "Neuron":
         """The same neuron with other constants; what follows from them does so anew."""
         return replace(self, **self.derived | constants)
+
+    def replaced(self, **constants: Any) -> Any:
+        """As :meth:`changed`, but a surrogate that is as wide as the noise stays so."""
+        return self.changed(**{"surrogate": self.surrogate} | constants)
 
     def with_own(self, **tensors: Any) -> Any:
         """The same neuron with these for constants that may be tensors, which take no check of the others."""
@@ -181,6 +205,8 @@ class Leaky(Neuron):
     gain: float | Tensor = 1.0
     bias: float | Tensor = 0.0
 
+    LINE: ClassVar = ("gain", "bias")  #: the constants that a line in front of the neuron goes into
+
     @property
     def leak_bias(self) -> float | Tensor:
         """``(1 - decay) v_rest + bias``, a number where it is the same whatever the decay."""
@@ -188,17 +214,28 @@ class Leaky(Neuron):
 
     def with_input(self, scale: Tensor, shift: Tensor) -> "Leaky":
         """The same neuron on ``scale x + shift``."""
-        if isinstance(self.gain, Tensor) or self.gain != 1:
-            scale, shift = self.gain * scale, self.gain * shift
-        if isinstance(self.bias, Tensor) or self.bias != 0:
-            shift = shift + self.bias
-        return self.with_own(gain=scale, bias=shift)
+        slope, offset = (getattr(self, name) for name in self.LINE)
+        if isinstance(slope, Tensor) or slope != 1:
+            scale, shift = slope * scale, slope * shift
+        if isinstance(offset, Tensor) or offset != 0:
+            shift = shift + offset
+        return self.with_own(**dict(zip(self.LINE, (scale, shift), strict=True)))
 
     def _set_settings(self) -> None:
         bias = self.leak_bias
         if not isinstance(bias, Tensor):
             check_number("(1 - decay) * v_reset + bias", bias, minimum=-FLOAT32.max)
         super()._set_settings()
+
+
+@dataclass(frozen=True)
+class Filtering(Leaky):
+    """One whose step has its input in more than the membrane's charge, so that a line of it is a pair of its own."""
+
+    scale: float | Tensor = 1.0
+    shift: float | Tensor = 0.0
+
+    LINE: ClassVar = ("scale", "shift")
 
 
 def check_number(

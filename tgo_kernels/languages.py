@@ -1,0 +1,63 @@
+"""The languages that steps are printed in (:mod:`tgo_kernels.printer`): Triton and C++."""
+
+from typing import ClassVar
+
+
+class Language:
+    """How a language writes what operators stand for."""
+
+    BINARY: ClassVar = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
+    COMPARED: ClassVar = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
+    CALLS: ClassVar[dict[str, str]]
+    FIRED: ClassVar[dict[str, str]]  # what fire() has found
+    declare: ClassVar[str]  # before a name
+
+    @staticmethod
+    def number(value: float) -> str:
+        raise NotImplementedError
+
+
+class Triton(Language):
+    CALLS: ClassVar = {
+        "where": "tl.where({}, {}, {})",
+        "abs": "tl.abs({})",
+        "exp": "tl.exp({})",
+        "reciprocal": "(1.0 / {})",
+        "_to_copy": "tl.where({}, 1.0, 0.0)",
+        "detach": "{}",
+        "plus": "plus({}, {})",  # of which the first may be None
+    }
+    FIRED: ClassVar = {
+        "h": "fired[1]",
+        "threshold": "fired[3]",
+        "after": "after_of(fired, firing, F)",
+        "s": "spike_of(fired)",
+    }
+    declare = ""
+
+    @staticmethod
+    def number(value: float) -> str:
+        return repr(float(value))
+
+
+class Cpp(Language):
+    CALLS: ClassVar = {
+        "where": "({} ? {} : {})",
+        "abs": "absolute({})",
+        "exp": "exponential({})",
+        "reciprocal": "(1.f / {})",
+        "_to_copy": "({} ? splat<F>(1.f) : splat<F>(0.f))",
+        "detach": "{}",
+        "plus": "{} + {}",
+    }
+    FIRED: ClassVar = {
+        "h": "fired.h",
+        "threshold": "fired.threshold",
+        "after": "after_of(fired, f)",
+        "s": "spike_of(fired, f)",
+    }
+    declare = "const F "
+
+    @staticmethod
+    def number(value: float) -> str:
+        return f"{float(value)!r}f"

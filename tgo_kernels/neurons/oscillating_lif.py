@@ -1,0 +1,75 @@
+"""LIF whose membrane oscillates."""
+
+from dataclasses import dataclass, field
+from math import pi
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tgo_kernels.neurons.base import FLOAT32, Leaky, check_choice, check_number, state_dtype
+
+
+@dataclass(frozen=True)
+class OscillatingLIF(Leaky):
+    """An oscillation in the membrane, in forms of our own (the equations of arXiv 2211.02223 are not published)::
+
+        o[t] = amplitude cos(2 pi t / period + phase)
+        c[t] = decay v[t-1] + gain x[t] + leak_bias
+        h[t] = c[t] + o[t]                      form="additive"
+        h[t] = c[t] + c[t] o[t]                 form="multiplicative"
+        v[t] = fire(h[t], v_threshold, reset_by)
+
+    where t is counted from ``noise_step`` on. It is a baseline of gradient masking, and no defence.
+
+    Args:
+        amplitude: in units of the membrane, or a share of it; 0 is LIF, to the bit.
+        period: in steps.
+        phase: in radians.
+        others: as of :class:`LIF`. All of these may be tensors that learn.
+    """
+
+    number = 6
+    STATES, INPUTS = ("v",), ("x",)
+    CONSTANTS = (
+        *("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std"),
+        *("added", "multiplied"),
+    )
+    OWN = (
+        *("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std"),
+        *("amplitude", "period", "phase"),
+    )
+
+    COUNTS_STEPS = True
+
+    amplitude: float | Tensor = 0.2
+    period: float | Tensor = 4.0
+    phase: float | Tensor = 0.0
+    form: Literal["additive", "multiplicative"] = "additive"
+
+    table: float | Tensor = field(default=0.0, repr=False)  #: o of a call's steps, once it is prepared
+
+    def __post_init__(self) -> None:
+        check_choice("form", self.form, ("additive", "multiplicative"))
+        if not isinstance(self.period, Tensor):
+            check_number("period", self.period, FLOAT32.tiny, "float or a tensor")
+        super().__post_init__()
+
+    def prepared(self, x: Tensor, first_step: int) -> "OscillatingLIF":
+        steps = torch.arange(x.shape[0], dtype=torch.float64, device=x.device) + first_step
+        angle = 2 * pi * steps.view(-1, *[1] * (x.dim() - 1)) / self.period + self.phase
+        return self.with_own(table=(self.amplitude * angle.cos()).to(state_dtype(x.dtype)))
+
+    @property
+    def added(self) -> float | Tensor:
+        return self.table if self.form == "additive" else 0.0
+
+    @property
+    def multiplied(self) -> float | Tensor:
+        return self.table if self.form == "multiplicative" else 0.0
+
+    @staticmethod
+    def step(n: Any, v: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        charged = n.decay * v + n.gain * x + n.leak_bias
+        h = charged + (n.multiplied * charged + n.added)
+        return (n.fire(h, n.v_threshold, n.reset_by),)
