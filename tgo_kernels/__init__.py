@@ -4,6 +4,15 @@ from tgo_kernels import neurons, noise, reference, surrogate
 from tgo_kernels.allocator import tune_allocator
 from tgo_kernels.blocks import Block
 from tgo_kernels.call import LIFOutput, ScanOutput
+from tgo_kernels.family import (
+    AdaptiveLIF,
+    AdLIF,
+    HomeostaticLIF,
+    InhibitedLIF,
+    OscillatingLIF,
+    SelfPredictingLIF,
+    SynapticLIF,
+)
 from tgo_kernels.functional import lif, scan
 from tgo_kernels.fusion import Fusion, fuse
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
@@ -16,14 +25,21 @@ from tgo_kernels.surrogate import *  # noqa: F403
 
 __all__ = [
     "LIF",
+    "AdLIF",
+    "AdaptiveLIF",
     "Block",
     "Fusion",
     "GuardSchedule",
+    "HomeostaticLIF",
+    "InhibitedLIF",
     "LIFOutput",
     "LeakyIntegrator",
     "MaxPool2d",
+    "OscillatingLIF",
     "OverTime",
     "ScanOutput",
+    "SelfPredictingLIF",
+    "SynapticLIF",
     "available_impls",
     "explain_impl",
     "flip_probability",

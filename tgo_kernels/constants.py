@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tgo_kernels import ops
-from tgo_kernels.neurons import LIF, MINIMUM, check_bool, check_number
+from tgo_kernels.neurons import LIF, MINIMUM, Leaky, check_bool, check_number
 from tgo_kernels.surrogate import FLOAT32
 
 OWN = ("decay", "gain", "v_threshold")  # what every framework's LIF has
@@ -46,7 +47,7 @@ def readable_own(name: str) -> Any:
         if held is not None:
             return held
         learns = {"v_threshold": layer.learn_threshold, "noise_std": layer.learn_noise}
-        if name in layer._buffers or learns.get(name):
+        if name in layer._buffers or learns.get(name) or name in layer._learns:
             raise AttributeError(f"{name} is a tensor of the layer's own, but not there")  # so torch's parametrizations
         return layer.learned(0).get(name, getattr(layer.neuron, name))
 
@@ -67,11 +68,12 @@ def read_tau(layer: Any) -> float | Tensor:
     return math.inf if decay == 1 else float(f"{1 / (1 - decay):.12g}")
 
 
-def check_settings(given: Mapping[str, Any]) -> None:
+def check_settings(given: Mapping[str, Any], kind: type[Leaky] = LIF) -> None:
     """Those that a neuron does not check."""
-    unknown = [name for name in given if name not in SETTABLE]
+    settable = (*SETTABLE, *beside_lif(kind))
+    unknown = [name for name in given if name not in settable]
     if unknown:
-        raise TypeError(f"a layer has no constant {', '.join(unknown)} to set; it has {', '.join(SETTABLE)}")
+        raise TypeError(f"a layer has no constant {', '.join(unknown)} to set; it has {', '.join(settable)}")
     for name in ("decay_input", "noise_in_eval"):
         if name in given:
             check_bool(name, given[name])
@@ -85,9 +87,14 @@ def check_settings(given: Mapping[str, Any]) -> None:
         check_number("tau", given["tau"], minimum=1.0)
 
 
-def canonical(given: Mapping[str, Any], neuron: LIF, decay_input: bool) -> dict[str, Any]:
+def beside_lif(kind: type[Leaky]) -> tuple[str, ...]:
+    """The constants that a neuron has beside those of LIF."""
+    return tuple(each.name for each in fields(kind) if each.repr and each.name not in LIF.__dataclass_fields__)
+
+
+def canonical(given: Mapping[str, Any], neuron: Leaky, decay_input: bool) -> dict[str, Any]:
     """What of the constants of ``neuron`` follows from these of a layer with this ``decay_input`` so far."""
-    new = {name: value for name, value in given.items() if name in LIF.__dataclass_fields__}
+    new = {name: value for name, value in given.items() if name in neuron.__dataclass_fields__}
     scales = given.get("decay_input", decay_input)
     if "tau" in given:
         if "decay" in given:

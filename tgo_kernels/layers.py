@@ -1,6 +1,7 @@
 """The neuron layers: their constants. What they do with them is in :mod:`tgo_kernels.layer`."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels import neurons
-from tgo_kernels.call import LIFOutput
+from tgo_kernels.call import ScanOutput
 from tgo_kernels.constants import (
     FIRING,
     OPTIONS,
@@ -69,6 +70,10 @@ class LIF(Layer):
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
 
+    kind: type[neurons.Leaky] = neurons.LIF
+    _given: Mapping[str, Any] = {}  # constants of a kind beside those of LIF, in the constructor
+    _learns: tuple[str, ...] = ()  # which of them learn
+
     tau, decay_input = readable("tau", read_tau), readable("decay_input", lambda layer: layer._decay_input)
     decay, gain, v_threshold, noise_std = map(readable_own, (*OWN, "noise_std"))
     v_reset, reset_by, surrogate, detach_reset, strict = map(readable, FIRING)
@@ -108,11 +113,12 @@ class LIF(Layer):
         check_bool("learn_decay", learn_decay)
         check_bool("learn_threshold", learn_threshold)
         check_bool("learn_noise", learn_noise)
-        learns = learn_decay or learn_threshold or learn_noise
+        learns = learn_decay or learn_threshold or learn_noise or self._learns
         if channels is not None and (type(channels) is not int or channels < 1 or not learns):
             raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
-        neuron = neurons.LIF(
-            **canonical(given, neurons.LIF(), decay_input),
+        neuron: Any = self.kind(
+            **{"gain": 1.0} | canonical(given, DEFAULT, decay_input),
+            **self._given,
             v_reset=v_reset,
             reset_by=reset_by,
             strict=strict,
@@ -135,6 +141,8 @@ class LIF(Layer):
             self.v_threshold = nn.Parameter(torch.full(shape, float(v_threshold)))
         if learn_noise:
             self.noise_std = nn.Parameter(torch.full(shape, float(noise_std)))
+        for name in self._learns:
+            setattr(self, name, nn.Parameter(torch.full(shape, float(getattr(neuron, name)))))
         self._neuron, self._decay_input = neuron, decay_input
         self._pdf_of_noise = surrogate == NoisePDF()
         self.begin(noise_in_eval, stateful, impl)
@@ -155,14 +163,14 @@ class LIF(Layer):
         return layer
 
     @property
-    def neuron(self) -> neurons.LIF:
+    def neuron(self) -> Any:
         """The constants of a call, but for those that learn. Another neuron may be assigned."""
         return self._neuron
 
     @neuron.setter
-    def neuron(self, neuron: neurons.LIF) -> None:
-        if not isinstance(neuron, neurons.LIF):
-            raise TypeError(f"neuron must be a tgo_kernels.neurons.LIF, got {type(neuron).__name__}")
+    def neuron(self, neuron: Any) -> None:
+        if not isinstance(neuron, self.kind):
+            raise TypeError(f"neuron must be a tgo_kernels.neurons.{self.kind.__name__}, got {type(neuron).__name__}")
         for name in self.learned(0):
             if getattr(neuron, name) != getattr(self._neuron, name):
                 raise ValueError(f"{name} of this layer is a tensor of its own; layer.set({name}=...) writes to it")
@@ -178,14 +186,14 @@ class LIF(Layer):
         Raises:
             TypeError, ValueError: naming the constant, what was expected and what came.
         """
-        check_settings(constants)
+        check_settings(constants, self.kind)
         new = canonical(constants, self._neuron, self.decay_input)
         if "noise_std" in new and self._pdf_of_noise:
             new.setdefault("surrogate", NoisePDF())
-        replace(self._neuron, **new)  # checks what it takes
+        self._neuron.replaced(**new)  # checks what it takes
         scales = constants.get("decay_input", self.decay_input)
         learns = {"decay": self.learn_decay, "gain": self.learn_decay and scales, "v_threshold": self.learn_threshold}
-        learns["noise_std"] = self.learn_noise
+        learns |= {"noise_std": self.learn_noise} | dict.fromkeys(self._learns, True)
         tensors = {name: new[name] for name in new if learns.get(name) or held_as(self, name) is not None}
         new = {name: value for name, value in new.items() if name not in tensors}
         if learns["gain"]:
@@ -195,7 +203,7 @@ class LIF(Layer):
         # From here on nothing is refused.
         for name, value in tensors.items():
             fill(self, name, value)
-        self._neuron, self._decay_input = replace(self._neuron, **new), scales
+        self._neuron, self._decay_input = self._neuron.replaced(**new), scales
         if "surrogate" in constants:
             self._pdf_of_noise = constants["surrogate"] == NoisePDF()
         self.noise_in_eval = constants.get("noise_in_eval", self.noise_in_eval)
@@ -213,6 +221,8 @@ class LIF(Layer):
             found["v_threshold"] = held(self.v_threshold)
         if self._learn_noise:
             found["noise_std"] = held(self.noise_std)
+        for name in self._learns:
+            found[name] = held(getattr(self, name))
         return {name: per_channel(value, dims) for name, value in found.items()} if found else found
 
     def extra_repr(self) -> str:
@@ -277,6 +287,6 @@ class LeakyIntegrator(LIF):
             )
         super().set(**constants)
 
-    def _output(self, out: LIFOutput) -> Tensor:
+    def _output(self, out: ScanOutput) -> Tensor:
         assert out.membrane is not None
         return out.membrane

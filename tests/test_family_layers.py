@@ -1,0 +1,136 @@
+"""The layers of the family: each is its neuron, with what tgo.LIF has."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+
+import tgo_kernels as tgo
+from tgo_kernels import neurons
+from tgo_kernels.constants import beside_lif
+
+LAYERS = (
+    tgo.AdaptiveLIF,
+    tgo.SynapticLIF,
+    tgo.AdLIF,
+    tgo.HomeostaticLIF,
+    tgo.SelfPredictingLIF,
+    tgo.OscillatingLIF,
+    tgo.InhibitedLIF,
+)
+EACH = pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
+DIFFERENT = {"rho": 0.7, "beta": 0.4, "increment": 0.6, "current_decay": 0.8, "scale": 1.5, "shift": 0.2, "a": 0.3}
+DIFFERENT |= {"b": 0.5, "symplectic": True, "theta": 0.3, "target": 0.2, "adapt_grad": "none", "rate": 0.25}
+DIFFERENT |= {
+    "of_output": 0.5,
+    "of_input": 0.5,
+    "amplitude": 0.4,
+    "period": 3.0,
+    "phase": 0.5,
+    "form": "multiplicative",
+}
+
+
+def streams(kind, steps=7):
+    return [
+        0.5 + torch.rand(steps, 3, 4, 5) if name == "divided" else torch.randn(steps, 3, 4, 5)
+        for name in kind.kind.INPUTS
+    ]
+
+
+def test_every_neuron_has_its_layer():
+    assert {kind.kind for kind in LAYERS} | {neurons.LIF} == set(neurons.HOUSE)
+    assert all(getattr(tgo, neuron.__name__).kind is neuron for neuron in neurons.HOUSE)
+
+
+@EACH
+def test_a_layer_is_its_neuron(kind):
+    own = {name: DIFFERENT[name] for name in beside_lif(kind.kind)}
+    layer = kind(4.0, False, 0.8, None, **own, guard_margin=0.3, membrane="h")
+    neuron = kind.kind(decay=0.75, gain=1.0, v_threshold=0.8, v_reset=None, **own, guard_margin=0.3, membrane="h")
+    x = streams(kind)
+    out = tgo.scan(neuron, x)
+    assert torch.equal(layer(*x), out.spikes) and 0 < out.spikes.mean() < 1
+    assert len(layer.state) == len(out.state) and all(map(torch.equal, layer.state, out.state))
+    assert torch.equal(layer.membrane, out.membrane) and torch.equal(layer.penalty, out.penalty)
+    for name, value in own.items():
+        assert getattr(layer, name) == value
+    with pytest.raises(AttributeError, match=r"changed by layer.set|fixed when it is made"):
+        setattr(layer, next(iter(own), "tau"), 0.1)
+
+
+@EACH
+def test_all_its_constants_learn(kind):
+    options = [name for name in inspect.signature(kind).parameters if name.startswith("learn_")]
+    assert len(options) == 3 + len([name for name in beside_lif(kind.kind) if name in kind.kind.OWN])
+    layer = kind(tau=3.0, noise_std=0.2, channels=4, v_reset=None, **dict.fromkeys(options, True))
+    torch.optim.SGD(layer.parameters(), lr=0.1).zero_grad()
+    (layer(*streams(kind)) * torch.randn(7, 3, 4, 5)).sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.shape == (4,) and parameter.grad.abs().sum() > 0, name
+    other = kind(tau=3.0, noise_std=0.2, channels=4, v_reset=None, **dict.fromkeys(options, True))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1)
+    other.load_state_dict(layer.state_dict())
+    x = streams(kind)
+    assert torch.equal(layer.eval()(*x), other.eval()(*x))
+
+
+@EACH
+@pytest.mark.parametrize("noise_std", [0.0, 0.3])
+def test_chunks_of_a_stateful_layer_are_the_whole(kind, noise_std):
+    layer, x = kind(stateful=True, noise_std=noise_std), streams(kind, 11)
+    torch.manual_seed(1)
+    whole, last = layer(*x), layer.state
+    layer.reset()
+    assert layer.state is None
+    torch.manual_seed(1)
+    first = layer(*(each[:4] for each in x))
+    layer.detach()
+    for layer in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: B020
+        assert torch.equal(torch.cat([first, layer(*(each[4:] for each in x))]), whole)
+        assert all(map(torch.equal, layer.state, last))
+
+
+def test_what_follows_from_a_constant_follows_what_it_is_set_to():
+    layer = tgo.AdaptiveLIF(rho=0.9, learn_rho=True)
+    x = 3 * torch.rand(6, 40)
+    layer.set(rho=0.5)
+    assert torch.equal(layer(x), tgo.AdaptiveLIF(rho=0.5)(x)) and not torch.equal(layer(x), tgo.AdaptiveLIF(rho=0.9)(x))
+    (spikes := layer(x)).sum().backward()
+    assert spikes.any() and layer.rho.grad != 0
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: tgo.AdaptiveLIF(roh=0.5), TypeError, "roh"),
+        (lambda: tgo.AdaptiveLIF(rho=-0.5), ValueError, "rho must be finite and >= 0"),
+        (lambda: tgo.AdaptiveLIF(learn_rho=1), TypeError, "learn_rho must be a bool"),
+        (lambda: tgo.AdLIF(symplectic="yes"), TypeError, "symplectic must be a bool"),
+        (lambda: tgo.HomeostaticLIF(adapt_grad="some"), ValueError, "adapt_grad must be 'full' or 'none'"),
+        (lambda: tgo.OscillatingLIF(period=0.0), ValueError, "period must be finite and >="),
+        (lambda: tgo.OscillatingLIF(form="both"), ValueError, "form must be 'additive' or 'multiplicative'"),
+        (lambda: tgo.AdaptiveLIF().set(a=0.5), TypeError, "no constant a to set; it has tau, .*rho, beta, increment"),
+        (lambda: tgo.AdaptiveLIF().set(rho="x"), TypeError, "rho must be a Python float"),
+        (lambda: tgo.InhibitedLIF()(torch.ones(2, 3)), TypeError, "missing 2 required positional arguments"),
+    ],
+)
+def test_bad_constants_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_norm_in_front_is_a_pair_of_constants():
+    """In the pass of a neuron whose input is in more than its membrane, too."""
+    x = torch.randn(5, 8, 4, 6, 6)
+    for kind in LAYERS:
+        if len(kind.kind.INPUTS) == 1:
+            norm, layer = torch.nn.BatchNorm2d(4), kind(v_threshold=0.4)
+            torch.nn.init.uniform_(norm.weight), torch.nn.init.uniform_(norm.bias)
+            apart = layer(norm(x.flatten(0, 1)).unflatten(0, (5, 8)))
+            fused = tgo.Block(norm, layer)(x)
+            assert (fused != apart).float().mean() < 1e-3 and 0 < fused.mean() < 1, kind.__name__

@@ -1,0 +1,97 @@
+"""The layers of the neurons beside LIF: each is its dataclass in :mod:`tgo_kernels.neurons`, as a layer."""
+
+import inspect
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from tgo_kernels import neurons
+from tgo_kernels.constants import beside_lif, readable, readable_own
+from tgo_kernels.layers import LIF
+from tgo_kernels.neurons import check_bool
+from tgo_kernels.penalties import keep
+
+
+class Family(LIF):
+    """What :class:`LIF` is, for another neuron.
+
+    Its constants beside those of LIF are keyword arguments with the neuron's defaults, and each that may be a tensor
+    has a ``learn_<name>``. All can be read from the layer, and changed by :meth:`LIF.set`.
+    """
+
+    _options: ClassVar[dict[str, str]]  # what says that a constant learns, and which
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        names = beside_lif(cls.kind)
+        cls._options = {f"learn_{name}": name for name in names if name in cls.kind.OWN}
+        for name in names:
+            setattr(cls, name, (readable_own if name in cls.kind.OWN else readable)(name))
+        for option, name in cls._options.items():
+            setattr(cls, option, readable(option, partial(_learns, name)))
+        first, last = list[inspect.Parameter](), list[inspect.Parameter]()
+        for each in inspect.signature(LIF).parameters.values():
+            (first if each.kind is each.POSITIONAL_OR_KEYWORD else last).append(each)
+        fields = cls.kind.__dataclass_fields__
+        own = [(name, fields[name].default) for name in names] + [(option, False) for option in cls._options]
+        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in own]
+        cls.__signature__ = inspect.Signature([*first, *added, *last])  # type: ignore[attr-defined]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        given = {name: options.pop(name) for name in beside_lif(self.kind) if name in options}
+        learns = {name: options.pop(option, False) for option, name in self._options.items()}
+        for name, learn in learns.items():
+            check_bool(f"learn_{name}", learn)
+        keep(self, "_given", given)
+        keep(self, "_learns", tuple(name for name, learn in learns.items() if learn))
+        super().__init__(*arguments, **options)
+
+
+def _learns(name: str, layer: Family) -> bool:
+    return name in layer._learns
+
+
+class AdaptiveLIF(Family):
+    """:class:`tgo_kernels.neurons.AdaptiveLIF` as a layer."""
+
+    kind = neurons.AdaptiveLIF
+
+
+class SynapticLIF(Family):
+    """:class:`tgo_kernels.neurons.SynapticLIF` as a layer."""
+
+    kind = neurons.SynapticLIF
+
+
+class AdLIF(Family):
+    """:class:`tgo_kernels.neurons.AdLIF` as a layer."""
+
+    kind = neurons.AdLIF
+
+
+class HomeostaticLIF(Family):
+    """:class:`tgo_kernels.neurons.HomeostaticLIF` as a layer."""
+
+    kind = neurons.HomeostaticLIF
+
+
+class SelfPredictingLIF(Family):
+    """:class:`tgo_kernels.neurons.SelfPredictingLIF` as a layer."""
+
+    kind = neurons.SelfPredictingLIF
+
+
+class OscillatingLIF(Family):
+    """:class:`tgo_kernels.neurons.OscillatingLIF` as a layer."""
+
+    kind = neurons.OscillatingLIF
+
+
+class InhibitedLIF(Family):
+    """:class:`tgo_kernels.neurons.InhibitedLIF` as a layer of three currents, [T, *] each."""
+
+    kind = neurons.InhibitedLIF
+
+    def forward(self, excitation: Tensor, subtracted: Tensor, divided: Tensor) -> Tensor:  # type: ignore[override]
+        return self._output(self._run(excitation, subtracted, divided))
