@@ -25,7 +25,7 @@ EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "noise_step": 0, "guard_margin"
 EVERY_OUTPUT = {**EVERYTHING, "membrane": "u"}
 
 
-@settings(max_examples=int(os.environ.get("TRITON_EXAMPLES", "400")), deadline=None, derandomize=True, database=None)
+@settings(max_examples=int(os.environ.get("TRITON_EXAMPLES", "300")), deadline=None, derandomize=True, database=None)
 @given(cases())
 def test_triton_agrees_with_the_specification(case):
     assert_agrees(case, "triton")
