@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(native.ERROR is not None, reason="packing is the
 pack, unpack = torch.ops.tgo_kernels.pack, torch.ops.tgo_kernels.unpack
 HEADER = 5  # words of 64 bits
 
+top = torch._C._autograd._top_saved_tensors_default_hooks
+
 
 def net(channels=8, size=8):
     return nn.Sequential(
@@ -242,7 +244,6 @@ def test_hooks_that_are_not_ours_stay():
     def fails(*_):
         raise ValueError
 
-    top = torch._C._autograd._top_saved_tensors_default_hooks
     model = nn.Linear(64, 64)
     packing = tgo.pack_spikes(model)
     model.register_forward_pre_hook(fails, prepend=True)  # before the hook of ours
@@ -265,7 +266,7 @@ def test_an_interrupted_forward_is_over_with_the_next():
                 raise KeyboardInterrupt
             return x
 
-    model, top = Interrupted(), torch._C._autograd._top_saved_tensors_default_hooks
+    model = Interrupted()
     tgo.pack_spikes(model)
     with pytest.raises(KeyboardInterrupt):
         model(torch.zeros(0))
@@ -294,6 +295,53 @@ def test_checkpointing_and_other_hooks():
     assert {torch.int64, torch.float32} <= set(kinds)  # bits, and what is none
     with tgo.pack_spikes(), torch.autograd.graph.save_on_cpu():
         assert_equal(gradients(model, x), expected)
+
+
+def test_what_is_computed_again_is_kept_within_a_checkpoint():
+    model, x = net(), torch.randn(4, 2, 3, 8, 8)
+    model.eval()
+    expected = gradients(model, x)
+    packing = tgo.pack_spikes(model, level="bits")
+    assert_equal(gradients(model, x, lambda x: checkpoint(model, x, use_reentrant=False)), expected)
+    packing.remove()
+    tgo.pack_spikes(model[0], level="bits")
+    assert_equal(gradients(model, x, lambda x: checkpoint(model, x, use_reentrant=False)), expected)
+    assert top(True) is None
+
+
+def test_an_interrupted_forward_of_two_models_is_over_with_the_next():
+    inner, interrupts = nn.Linear(8, 8), [True]
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)
+
+    def interrupt(*_):
+        if interrupts.pop():
+            raise KeyboardInterrupt
+
+    model = Outer()
+    tgo.pack_spikes(model)
+    tgo.pack_spikes(inner, level="bits")
+    handle = inner.register_forward_hook(interrupt, prepend=True)
+    with pytest.raises(KeyboardInterrupt):
+        model(torch.ones(2, 8))
+    handle.remove()
+    model(torch.ones(2, 8))
+    assert top(True) is None
+
+
+def test_packings_end_in_any_order():
+    first, second = tgo.pack_spikes(), tgo.pack_spikes()
+    first.__enter__(), second.__enter__()
+    first.remove()
+    assert top(True) is not None
+    second.remove()
+    assert top(True) is None
 
 
 def test_a_forward_that_fails_leaves_no_hooks():

@@ -122,9 +122,14 @@ class _Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         over_time = getattr(self, "step_mode", "s") == "m"  # SpikingJelly's, for [T, B, C, *]
-        if not is_plain(x) or x.dim() < 2 + over_time or x.layout != torch.strided:
+        known = is_plain(x) and x.dim() >= 2 + over_time and x.layout == torch.strided and x.numel() > 0
+        if not known or self._forward_hooks or _has_backward_hooks(self):
             return super().forward(x)  # type: ignore[misc]
         return folded(self, x, 1 + over_time)
+
+
+def _has_backward_hooks(module: nn.Module) -> bool:
+    return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 class _Search:
@@ -144,6 +149,13 @@ class _Search:
 
     def ends(self, name: str, module: nn.Module) -> tuple[str | None, str | None]:
         """The neuron that alone takes the module's input, and the norm whose output alone is the module's."""
+        head, tail = self._ends(name, module)
+        if _has_backward_hooks(module):
+            self.leave(tail, f"{_named(name, module)} has hooks of the backward")
+            return None, None
+        return head, tail
+
+    def _ends(self, name: str, module: nn.Module) -> tuple[str | None, str | None]:
         if isinstance(module, Layer):
             return name, None
         if isinstance(module, _BatchNorm):
@@ -157,7 +169,7 @@ class _Search:
     def norm(self, name: str, module: Any) -> str | None:
         if isinstance(module, _Norm):
             return None  # of an earlier call
-        if module._forward_hooks or module._backward_hooks or "forward" in vars(module):
+        if module._forward_hooks or _has_backward_hooks(module) or "forward" in vars(module):
             self.leave(name, "it has hooks, or a forward of its own")
             return None
         try:

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 class Normed:
     """What a batch norm makes of ``x``, as long as nobody asks for it: ``scale x + shift``, which broadcast to x.
 
-    A neuron takes the line for its own; whatever else is done with it is done with the tensor that it stands for.
+    A neuron takes the line for its own; whatever else is done with it is done with the tensor that it stands for, which
+    a neuron takes, too, from then on.
     """
 
     x: Tensor
@@ -23,10 +24,12 @@ class Normed:
     def __post_init__(self) -> None:
         self._tensor: Tensor | None = None
         self._with_graph = torch.is_grad_enabled()
+        self._version = None if self.x.is_inference() else self.x._version
 
     def tensor(self) -> Tensor:
         self._check_graph(torch.is_grad_enabled() and not self._with_graph)
         if self._tensor is None:
+            self._check_input()
             with torch.set_grad_enabled(self._with_graph):
                 self._tensor = torch.addcmul(self.shift, self.x.to(self.scale.dtype), self.scale).to(self.x.dtype)
         return self._tensor
@@ -40,13 +43,26 @@ class Normed:
                 "gradient would be lost: give the checkpoint use_reentrant=False, or do not fuse them"
             )
 
-    def taken(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x and the line, for who does the norm's work."""
+    def _check_input(self) -> None:
+        if self._version is not None and self.x._version != self._version:
+            raise RuntimeError(
+                "the input of a fused norm was written to in place before its neuron has read it: write to a copy, or "
+                "do not fuse them"
+            )
+
+    def taken(self) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """x and the line, for who does the norm's work; or its output alone, where that is known to others."""
+        if self._tensor is not None:  # they may have written to it, or hung hooks on it
+            return self.tensor(), None
         self._check_graph(torch.is_grad_enabled() != self._with_graph)
+        self._check_input()
         return self.x, (self.scale, self.shift)
 
     def _seen(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Another view of the leading dimensions is the same of x; all else is of the tensor."""
+        if self._tensor is not None or any(isinstance(each, torch.dtype) for each in (*args, *kwargs.values())):
+            return getattr(self.tensor(), name)(*args, **kwargs)
+        self._check_input()
         x, within = getattr(self.x, name)(*args, **kwargs), self.scale.dim()
         if self.x.dim() > within < x.dim() and x.shape[-within:] == self.x.shape[-within:]:
             return Normed(x, self.scale, self.shift)

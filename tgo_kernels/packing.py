@@ -72,13 +72,15 @@ def pack_spikes(model: nn.Module | None = None, *, level: Level = "output") -> P
 
     Kept are copies: a tensor that is written to in place after it was saved as bits has the gradient of what it was.
     One that was kept as it is raises in the backward, as ever. Hooks around it (``torch.autograd.graph.save_on_cpu``,
-    ``torch.utils.checkpoint``) are given the bits to keep, and what is kept as it is; inner ones stand for it. What
-    ``torch.func`` transforms save is left alone; what a compiled model saves is packed from without.
+    ``torch.utils.checkpoint``) are given the bits to keep, and what is kept as it is; inner ones stand for it. Within
+    ``torch.func`` transforms nothing is packed, and within a packing torch refuses transforms that differentiate; what
+    a compiled model saves is packed from without.
 
     ``level="bits"`` keeps bits alone: what a convolution or a linear layer puts out for a neuron, or for a norm that is
     part of one (:class:`Block`, :func:`fuse`), is computed again in the backward, from the bits that the layer keeps
-    for its own. That takes the time of one forward more of these layers. A layer that keeps less than that takes (a
-    linear one whose input or weight needs no gradient, or any whose bias needs none) is left as it is.
+    for its own. That takes the time of one forward more of these layers. Within a checkpoint it is as ``"output"``. A
+    layer that keeps less than that takes (a linear one whose input or weight needs no gradient, or any whose bias needs
+    none) is left as it is.
 
     On a GPU values are not looked for, since the CPU would have to wait for them. Packed (by Triton, without waiting)
     is what is known to hold spikes: outputs of this package's neurons, of :class:`MaxPool2d` and of
@@ -114,19 +116,38 @@ def _enter(owner: object, *_: object, level: Level = "output") -> None:
     """Pushes hooks, or where torch allows none (within transforms), nothing."""
     if not _allowed():
         return
-    outer: Any = _top()
-    if outer is not None and isinstance(outer[0], _Pack):
-        if outer[0].owner is owner:  # left there by a forward that was interrupted
-            return
-        outer = outer[0].outer
-    torch._C._autograd._push_saved_tensors_default_hooks(_Pack(outer, owner, level), _restored)
+    packs = _packs()
+    for k, pack in enumerate(packs):
+        if pack.owner is owner:  # left there by a forward that was interrupted, with those of its modules
+            for _ in range(k + 1):
+                torch._C._autograd._pop_saved_tensors_default_hooks()
+            packs = packs[k + 1 :]
+            break
+    below = packs[0] if packs else None
+    outer: Any = _top() if below is None else below.outer
+    torch._C._autograd._push_saved_tensors_default_hooks(_Pack(outer, owner, level, below), _restored)
 
 
 def _leave(owner: object, *_: object) -> None:
-    top: Any = _top() if _allowed() else None
-    if top is not None and isinstance(top[0], _Pack) and top[0].owner is owner:
+    packs = _packs() if _allowed() else []
+    for pack in packs:
+        if pack.owner is owner:
+            pack.owner = pack.noted = None
+            break
+    for pack in packs:  # another one's may lie above, and go first
+        if pack.owner is not None:
+            break
         torch._C._autograd._pop_saved_tensors_default_hooks()
-        top[0].noted = None
+
+
+def _packs() -> "list[_Pack]":
+    """Those at the top of torch's hooks, the last first."""
+    found, top = [], _top()
+    pack = top[0] if top is not None and isinstance(top[0], _Pack) else None
+    while pack is not None:
+        found.append(pack)
+        pack = pack.below
+    return found
 
 
 def _top() -> Any:
@@ -141,7 +162,7 @@ def _allowed() -> bool:
 def note(x: Tensor, make: Callable[[], Tensor] | None = None) -> None:
     """That what is saved of x, a neuron's input, may be computed again, if the level asks for it."""
     top: Any = None if torch.compiler.is_compiling() else _top()
-    if top is not None and isinstance(top[0], _Pack) and top[0].level == "bits" and x.grad_fn is not None:
+    if top is not None and isinstance(top[0], _Pack) and top[0].makes_again and x.grad_fn is not None:
         top[0].noted = recompute.remember(x, make)
 
 
@@ -191,12 +212,17 @@ def _restored(kept: "_Kept | _Bits | _Again") -> Tensor:
 class _Pack:
     """The hook for what is saved, and the hooks around it."""
 
-    def __init__(self, outer: tuple[Callable, Callable] | None, owner: object, level: Level) -> None:
-        self.outer, self.owner, self.level = outer, owner, level
+    def __init__(
+        self, outer: tuple[Callable, Callable] | None, owner: object, level: Level, below: "_Pack | None"
+    ) -> None:
+        self.outer, self.owner, self.below = outer, owner, below
+        # A checkpoint gives back once what a layer keeps, which has to make its output again, too.
+        within_checkpoint = outer is not None and getattr(outer[0], "__module__", "") == "torch.utils.checkpoint"
+        self.makes_again = level == "bits" and not within_checkpoint
         self.noted: recompute.Again | None = None  # which is there until it is saved
 
     def __call__(self, tensor: Tensor) -> "_Kept | _Bits | _Again":
-        again = recompute.found(tensor) if self.level == "bits" and _is_plain(tensor) else None
+        again = recompute.found(tensor) if self.makes_again and _is_plain(tensor) else None
         if again is not None:
             self.noted = None  # what is saved holds this hook, too
             return _Again(again, tensor.size(), tensor.stride())

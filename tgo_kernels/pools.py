@@ -29,7 +29,8 @@ class MaxPool2d(nn.MaxPool2d):
     once: the winner of a window is the first of the largest. fp32, fp16 and bf16 on the CPU and, with Triton, on GPUs,
     contiguous or channels-last, windows of up to 255; elsewhere, and where it is traced or transformed, it is torch's.
     Of a norm that is part of a neuron (:func:`fuse`) it takes what goes into the norm, whose order is the same, or,
-    where a channel's weight is negative, turned round.
+    where a channel's weight is negative, turned round. Where the norm's rounding makes two inputs the same, the larger
+    one has won instead of the first; so it is on GPUs where a weight is 0.
 
     Raises:
         as ``nn.MaxPool2d``.
@@ -39,10 +40,14 @@ class MaxPool2d(nn.MaxPool2d):
         window = self.kernel_size
         stride = window if self.stride in (None, (), []) else self.stride
         about: Any = (*map(_two, (window, stride, self.padding, self.dilation)), self.ceil_mode)
-        given, scale = x, None
+        given, scale, line = x, None, None
         if isinstance(given, Normed):
             x, line = given.taken()
+        if line is not None:
             scale = line[0].detach()
+            if scale.is_cpu and not scale.all():  # where all of a window is the same, the first has won
+                given = x = given.tensor()
+                scale = None
         whole = scale is None or (x.dim(), scale.dim()) == (4, 3)
         if self.return_indices or not _serves(x) or not whole or prod(about[0]) > MAX_TAPS:
             return super().forward(given.tensor() if isinstance(given, Normed) else given)

@@ -17,14 +17,18 @@ class Again:
 
     def __init__(self, x: Tensor, make: Callable[[], Tensor], maker: Any) -> None:
         self.storage, self.version = StorageWeakRef(x.untyped_storage()), x._version
-        self.size, self.stride, self.make = x.shape, x.stride(), make
+        self.size, self.stride, self.dtype, self.make = x.shape, x.stride(), x.dtype, make
+        self.device = x.device.type
         self.made: Tensor | None = None
         maker.register_prehook(_Drop(self))
 
     def view(self, size: torch.Size, stride: tuple[int, ...]) -> Tensor:
         if self.made is None:
-            with torch.no_grad():
+            # As in the forward, where autocast had made of the operands what they are.
+            with torch.no_grad(), torch.autocast(self.device, enabled=False):
                 made = self.make().view(self.size)
+                if made.dtype != self.dtype:
+                    raise RuntimeError(f"what is computed again is {made.dtype}, and was {self.dtype}")
                 if made.stride() != self.stride:
                     made = torch.empty_strided(self.size, self.stride, dtype=made.dtype, device=made.device).copy_(made)
             self.made = made
