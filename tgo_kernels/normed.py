@@ -24,7 +24,8 @@ class Normed:
     def __post_init__(self) -> None:
         self._tensor: Tensor | None = None
         self._with_graph = torch.is_grad_enabled()
-        self._version = None if self.x.is_inference() else self.x._version
+        counted = not torch.compiler.is_compiling() and not self.x.is_inference()
+        self._version = self.x._version if counted else None
 
     def tensor(self) -> Tensor:
         self._check_graph(torch.is_grad_enabled() and not self._with_graph)

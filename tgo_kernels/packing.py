@@ -119,7 +119,7 @@ def _enter(owner: object, *_: object, level: Level = "output") -> None:
     packs = _packs()
     for k, pack in enumerate(packs):
         if pack.owner is owner:  # left there by a forward that was interrupted, with those of its modules
-            for _ in range(k + 1):
+            for _each in packs[: k + 1]:
                 torch._C._autograd._pop_saved_tensors_default_hooks()
             packs = packs[k + 1 :]
             break

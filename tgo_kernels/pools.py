@@ -40,19 +40,16 @@ class MaxPool2d(nn.MaxPool2d):
         window = self.kernel_size
         stride = window if self.stride in (None, (), []) else self.stride
         about: Any = (*map(_two, (window, stride, self.padding, self.dilation)), self.ceil_mode)
-        given, scale, line = x, None, None
-        if isinstance(given, Normed):
-            x, line = given.taken()
-        if line is not None:
-            scale = line[0].detach()
-            if scale.is_cpu and not scale.all():  # where all of a window is the same, the first has won
-                given = x = given.tensor()
-                scale = None
+        given = x
+        x, line = given.taken() if isinstance(given, Normed) else (given, None)
+        if line is not None and _serves(x) and x.is_cpu and not line[0].all():
+            x, line = given.tensor(), None  # where all of a window is the same, the first has won
+        scale = None if line is None else line[0].detach()
         whole = scale is None or (x.dim(), scale.dim()) == (4, 3)
         if self.return_indices or not _serves(x) or not whole or prod(about[0]) > MAX_TAPS:
-            return super().forward(given.tensor() if isinstance(given, Normed) else given)
+            return super().forward(x if line is None else given.tensor())
         y = _MaxPool.plainly(x, scale, *about)
-        if scale is None:
+        if line is None:
             if about[3] == (1, 1):  # else a window may have no input at all, and -inf
                 note_integers(y, x)
             return y
