@@ -146,16 +146,18 @@ def run(
     check_tensors(x, None, neuron, impl)
     if neuron.COUNTS_STEPS:
         neuron = neuron.prepared(x, noise_step)
-    v, more = None, [*streams]
-    for name, stream in zip(neuron.INPUTS[1:], streams, strict=True):
-        check_input(name, stream, x)
+    v, more = None, []
+    if streams or len(neuron.INPUTS) > 1:
+        for name, stream in zip(neuron.INPUTS[1:], streams, strict=True):
+            check_input(name, stream, x)
+            more.append(stream)
     if state is not None:
         for name, each in zip(neuron.STATES, state, strict=True):
             check_state(name, each, x)
         v = state[0]
         more += state[1:]
     spikes, v_final, penalty, neighbors, fired, further = _scan(neuron, x, v, more, noise_seed, noise_step, impl, valid)
-    after = (v_final, *further[: len(neuron.STATES) - 1])
+    after = (v_final, *further[: len(neuron.STATES) - 1]) if further else (v_final,)
     return ScanOutput(spikes, after, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
 
 
