@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tgo_kernels.neurons.base import Filtering, check_bool
+from tgo_kernels.neurons.base import Filtering, Leaky, check_bool
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,8 @@ class AdLIF(Filtering):
 
     number = 3
     STATES, INPUTS = ("v", "w"), ("x",)
-    CONSTANTS = (
-        *("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std"),
-        *("rho", "of_charged", "of_reset", "of_spike", "scale", "shift"),
-    )
-    OWN = (
-        *("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std"),
-        *("rho", "a", "b", "scale", "shift"),
-    )
+    CONSTANTS = (*Leaky.CONSTANTS, "rho", "of_charged", "of_reset", "of_spike", "scale", "shift")
+    OWN = (*Leaky.OWN, "rho", "a", "b", "scale", "shift")
 
     gain: float | Tensor | None = None  # type: ignore[assignment]
     rho: float | Tensor = 0.98

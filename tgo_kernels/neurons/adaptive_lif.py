@@ -28,11 +28,8 @@ class AdaptiveLIF(Leaky):
 
     number = 1
     STATES, INPUTS = ("v", "a"), ("x",)
-    CONSTANTS = (
-        *("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std"),
-        *("rho", "beta", "increment"),
-    )
-    OWN = ("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std", "rho", "beta", "increment")
+    CONSTANTS = (*Leaky.CONSTANTS, "rho", "beta", "increment")
+    OWN = (*Leaky.OWN, "rho", "beta", "increment")
 
     rho: float | Tensor = 0.9
     beta: float | Tensor = 1.0

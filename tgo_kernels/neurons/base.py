@@ -205,6 +205,8 @@ class Leaky(Neuron):
     gain: float | Tensor = 1.0
     bias: float | Tensor = 0.0
 
+    CONSTANTS: ClassVar[tuple[str, ...]] = ("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std")
+    OWN: ClassVar[tuple[str, ...]] = ("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std")
     LINE: ClassVar = ("gain", "bias")  #: the constants that a line in front of the neuron goes into
 
     @property

@@ -31,11 +31,8 @@ class HomeostaticLIF(Leaky):
 
     number = 4
     STATES, INPUTS = ("v", "e"), ("x",)
-    CONSTANTS = (
-        *("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std"),
-        *("theta", "target", "adapts"),
-    )
-    OWN = ("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std", "theta", "target")
+    CONSTANTS = (*Leaky.CONSTANTS, "theta", "target", "adapts")
+    OWN = (*Leaky.OWN, "theta", "target")
 
     theta: float | Tensor = 0.2
     target: float | Tensor = 0.0

@@ -24,8 +24,6 @@ class InhibitedLIF(Leaky):
 
     number = 7
     STATES, INPUTS = ("v",), ("excitation", "subtracted", "divided")
-    CONSTANTS = ("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std")
-    OWN = ("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std")
 
     @staticmethod
     def step(n: Any, v: Tensor, excitation: Tensor, subtracted: Tensor, divided: Tensor) -> tuple[Tensor, ...]:

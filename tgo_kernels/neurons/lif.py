@@ -20,8 +20,6 @@ class LIF(Leaky):
 
     number = 0
     STATES, INPUTS = ("v",), ("x",)
-    CONSTANTS = ("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std")
-    OWN = ("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std")
 
     @staticmethod
     def step(n: Any, v: Tensor, x: Tensor) -> tuple[Tensor, ...]:

@@ -31,14 +31,8 @@ class OscillatingLIF(Leaky):
 
     number = 6
     STATES, INPUTS = ("v",), ("x",)
-    CONSTANTS = (
-        *("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std"),
-        *("added", "multiplied"),
-    )
-    OWN = (
-        *("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std"),
-        *("amplitude", "period", "phase"),
-    )
+    CONSTANTS = (*Leaky.CONSTANTS, "added", "multiplied")
+    OWN = (*Leaky.OWN, "amplitude", "period", "phase")
 
     COUNTS_STEPS = True
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tgo_kernels.neurons.base import Filtering
+from tgo_kernels.neurons.base import Filtering, Leaky
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,8 @@ class SelfPredictingLIF(Filtering):
 
     number = 5
     STATES, INPUTS = ("v", "p"), ("x",)
-    CONSTANTS = (
-        *("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std"),
-        *("rate", "of_output", "of_input", "scale", "shift"),
-    )
-    OWN = (
-        *("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std"),
-        *("rate", "of_output", "of_input", "scale", "shift"),
-    )
+    CONSTANTS = (*Leaky.CONSTANTS, "rate", "of_output", "of_input", "scale", "shift")
+    OWN = (*Leaky.OWN, "rate", "of_output", "of_input", "scale", "shift")
 
     rate: float | Tensor = 0.5
     of_output: float | Tensor = 1.0

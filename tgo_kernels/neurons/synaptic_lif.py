@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tgo_kernels.neurons.base import Filtering
+from tgo_kernels.neurons.base import Filtering, Leaky
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,8 @@ class SynapticLIF(Filtering):
 
     number = 2
     STATES, INPUTS = ("v", "i"), ("x",)
-    CONSTANTS = (
-        *("decay", "gain", "leak_bias", "v_threshold", "reset_by", "noise_std"),
-        *("current_decay", "scale", "shift"),
-    )
-    OWN = (
-        *("decay", "gain", "bias", "v_threshold", "reset_by", "noise_std"),
-        *("current_decay", "scale", "shift"),
-    )
+    CONSTANTS = (*Leaky.CONSTANTS, "current_decay", "scale", "shift")
+    OWN = (*Leaky.OWN, "current_decay", "scale", "shift")
 
     current_decay: float | Tensor = 0.5
 
