@@ -103,7 +103,8 @@ def figures_here(network: str, engine: str, batch: int, device: str) -> dict[str
 
 def in_use_here(network: str, engine: str, batch: int, device: str) -> dict[str, str]:
     """Peak memory, in this process, with an allocator that gives back what is not in use."""
-    if device == "cuda" or not ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20):
+    glibc = device == "cpu" and platform.libc_ver()[0] == "glibc"
+    if not glibc or not ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20):
         return {}
     return _over_a_step("in_use_MiB", network, engine, batch, device)
 
