@@ -1,5 +1,7 @@
 // x86-64-v3: 256-bit vectors.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#include "sets.h"
+
+#if TGO_WIDE
 #pragma GCC target("arch=x86-64-v3")
 #include <immintrin.h>
 

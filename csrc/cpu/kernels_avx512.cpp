@@ -1,5 +1,7 @@
 // x86-64-v4: 512-bit vectors.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#include "sets.h"
+
+#if TGO_WIDE
 #pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
 #include <immintrin.h>
 

@@ -1,5 +1,7 @@
 #include "walk.h"
 
+#include "sets.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <cstdlib>
@@ -137,7 +139,7 @@ void read_gradient(const RowIO& rows, const Chunk& chunk, Scratch& s, ChunkRows&
 }  // namespace
 
 const Kernels& best_kernels() {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if TGO_WIDE
   static const Kernels& best = []() -> const Kernels& {
     const char* set = std::getenv("ATEN_CPU_CAPABILITY");  // torch's own way to ask for less than the machine has
     const std::string_view limit = set ? set : "";
