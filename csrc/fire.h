@@ -7,6 +7,7 @@
 
 namespace tgo {
 
+enum class Spikes { kBinary, kTernary, kInteger };  // 0 or 1; -1, 0 or 1; 0, 1, 2 ... up to the threshold
 enum class Noise { kNone, kMembrane, kThreshold };  // where it stays: it decides the spike in both
 enum class Reset { kHard, kSoft, kSubtracted };     // to rest, by the threshold, by a constant of its own
 enum class Membrane { kNone, kCharged, kNoisy, kReset };  // which one is an output: h, u, or the state after the step
@@ -55,20 +56,67 @@ struct Known : Numbers {
   }
 };
 
-// The membrane before and after the noise, and what it is held against.
+// Flags of a neuron whose step has such spikes.
+template <class Flags, Spikes kSpikes>
+struct Spiking : Flags {
+  static constexpr Spikes spikes = kSpikes;
+
+  TGO_HD Spiking(const Any& any) : Flags(any) {}
+};
+
+// The membrane before and after the noise, what it is held against, and what the reset subtracts; of integers how many
+// there are at the most, and what each of them is as an output.
 template <class F>
 struct Fired {
   F h, u, threshold, by;
 };
 
+// How far a membrane is past the threshold; of integers 0, or 1 where it is outside of what they round.
 template <class F, class Flags>
-TGO_HD auto fires(const Fired<F>& fired, const Flags& f) {
-  return f.strict ? fired.u > fired.threshold : fired.u >= fired.threshold;
+TGO_HD F distance_of(F v, const Fired<F>& fired, const Flags&) {
+  if constexpr (Flags::spikes == Spikes::kInteger)
+    return (v >= 0.f) & (v <= fired.threshold) ? splat<F>(0.f) : splat<F>(1.f);
+  if constexpr (Flags::spikes == Spikes::kTernary) return absolute(v) - fired.threshold;
+  return v - fired.threshold;
+}
+
+// x, or -x where spikes have a sign and that of a membrane is negative.
+template <class F, class Flags>
+TGO_HD F along(F v, F x, const Flags&) {
+  if constexpr (Flags::spikes == Spikes::kTernary) return v < 0.f ? splat<F>(0.f) - x : x;
+  return x;
+}
+
+// The nearest integer, half to even.
+template <class F>
+TGO_HD F integer_of(const Fired<F>& fired) {
+  const F positive = fired.u > 0.f ? fired.u : splat<F>(0.f);
+  const F bounded = positive < fired.threshold ? positive : fired.threshold;
+  return (bounded + 8388608.f) - 8388608.f;  // 2^23
 }
 
 template <class F, class Flags>
-TGO_HD F spike_of(const Fired<F>& fired, const Flags& f) {
-  return fires(fired, f) ? splat<F>(1.f) : splat<F>(0.f);
+TGO_HD auto fires(const Fired<F>& fired, const Flags& f) {
+  if constexpr (Flags::spikes == Spikes::kInteger) {
+    return integer_of(fired) > 0.f;
+  } else {
+    const F u = Flags::spikes == Spikes::kTernary ? absolute(fired.u) : fired.u;
+    return f.strict ? u > fired.threshold : u >= fired.threshold;
+  }
+}
+
+// `one` is 1, or 0 for what is none.
+template <class F, class Flags>
+TGO_HD F spike_of(const Fired<F>& fired, const Flags& f, F one = splat<F>(1.f)) {
+  if constexpr (Flags::spikes == Spikes::kInteger) return integer_of(fired) * fired.by * one;
+  return fires(fired, f) ? along(fired.u, one, f) : splat<F>(0.f);
+}
+
+// As how many it counts.
+template <class F, class Flags>
+TGO_HD F count_of(const Fired<F>& fired, const Flags&, F spike, F one = splat<F>(1.f)) {
+  if constexpr (Flags::spikes == Spikes::kInteger) return integer_of(fired) * one;
+  return Flags::spikes == Spikes::kTernary ? absolute(spike) : spike;
 }
 
 // The potential that the reset acts on.
@@ -86,7 +134,8 @@ TGO_HD F subtracted(const Fired<F>& fired, const Flags& f) {
 template <class F, class Flags>
 TGO_HD F after_of(const Fired<F>& fired, const Flags& f) {
   const F w = carried(fired, f);
-  const F after = f.reset == Reset::kHard ? splat<F>(f.v_rest) : w - subtracted(fired, f);
+  if constexpr (Flags::spikes == Spikes::kInteger) return w - integer_of(fired);
+  const F after = f.reset == Reset::kHard ? splat<F>(f.v_rest) : w - along(fired.u, subtracted(fired, f), f);
   return fires(fired, f) ? after : w;
 }
 
@@ -119,28 +168,31 @@ struct FireGradient {
 template <class F, class Flags>
 TGO_HD FireGradient<F> fire_back(F g_s, F g_v, F g_m, const Fired<F>& fired, const Flags& f, F xi) {
   const F zero = splat<F>(0.f);
+  constexpr bool integer = Flags::spikes == Spikes::kInteger;
   if (f.membrane == Membrane::kReset) g_v = g_v + g_m;
   const auto s = fires(fired, f);
-  const F past = f.reset == Reset::kHard ? (s ? zero : g_v) : g_v;
-  const F g_subtracted = f.reset == Reset::kHard ? zero : (s ? -g_v : zero);
-  F ds = g_s;
+  const bool hard = !integer && f.reset == Reset::kHard;
+  const F past = hard ? (s ? zero : g_v) : g_v;
+  const F g_subtracted = integer || hard ? zero : (s ? -along(fired.u, g_v, f) : zero);
+  F ds = integer ? g_s * fired.by : g_s;
   if (!f.detach_reset) {
-    const F jump = f.reset == Reset::kHard ? f.v_rest - carried(fired, f) : -subtracted(fired, f);
-    ds = g_v == 0.f ? g_s : g_s + g_v * jump;  // the jump may be infinite
+    const F jump = integer ? splat<F>(-1.f) : hard ? along(fired.u, f.v_rest - carried(fired, f), f) : -subtracted(fired, f);
+    ds = g_v == 0.f ? ds : ds + g_v * jump;  // the jump may be infinite
   }
-  const F z = f.slope((f.surrogate_at_h ? fired.h : fired.u) - fired.threshold);
+  const F z = f.slope(distance_of(f.surrogate_at_h ? fired.h : fired.u, fired, f));
   const F through = ds == 0.f ? ds : ds * z;  // z of a NaN membrane is NaN
+  const F up = integer ? zero : along(fired.u, through, f);
   F g_u = through + (f.noise == Noise::kThreshold ? zero : past);
-  F g_h = through + past, g_threshold = f.reset == Reset::kSoft ? g_subtracted - through : -through;
+  F g_h = through + past, g_threshold = f.reset == Reset::kSoft ? g_subtracted - up : -up;
   if (f.membrane == Membrane::kNoisy) g_u = g_u + g_m;
   if (f.membrane == Membrane::kCharged || f.membrane == Membrane::kNoisy) g_h = g_h + g_m;
   if (f.guard) {
-    const F d = fired.h - fired.threshold;
+    const F d = distance_of(fired.h, fired, f);
     F pull = bit_cast<F>(bit_cast<Word<F>>(splat<F>(-f.pull)) ^ (bit_cast<Word<F>>(d) & 0x80000000u));  // -k sign(d)
     if (f.grid != 0.f) pull = pull * (2.f * (f.guard_margin - absolute(d)));
     if (f.below) pull = d < 0.f ? pull : zero;
     const F counted = (absolute(d) < f.guard_margin) & (d != 0.f) ? pull : zero;
-    g_h = g_h + counted;
+    g_h = g_h + along(fired.h, counted, f);
     g_threshold = g_threshold - counted;
   }
   return {g_h, g_threshold, g_subtracted, g_u * xi};

@@ -116,6 +116,32 @@ def inhibited(excitation, subtracted, divided, g=1.5, b=0.25, decay=0.5):
     return torch.stack(spikes), (v,)
 
 
+def ternary(x, decay=0.5):
+    """Guo et al. 2024, with the soft reset: both thresholds, each with a spike of its sign."""
+    v, spikes = _zeros(x), []
+    for x_t in x:
+        v = decay * v + x_t
+        s = (v >= 1).to(x.dtype) - (v <= -1).to(x.dtype)
+        v = v - s
+        spikes.append(s)
+    return torch.stack(spikes), (v,)
+
+
+def integer(x, levels=4, decay=0.25):
+    """Luo et al. 2024: the membrane leaks what the last spikes have left of it."""
+    mem, spike, spikes = _zeros(x), _zeros(x), []
+    for x_t in x:
+        mem = (mem - spike) * decay + x_t
+        spike = torch.round(torch.clamp(mem, 0, levels))
+        spikes.append(spike)
+    return torch.stack(spikes), (mem - spike,)
+
+
+def shares(x):
+    spikes, state = integer(x, levels=2)
+    return spikes / 2, state
+
+
 TARGET = torch.randint(-8, 9, (30, 7, 11), generator=torch.Generator().manual_seed(0)) / 16
 
 
@@ -128,11 +154,15 @@ class Member:
     as_lif: dict[str, Any] = field(default_factory=dict)
     vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # of random calls
     options: tuple[str, ...] = ()  # that are kept in them
+    fixed: dict[str, Any] = field(default_factory=dict)  # that cannot be others
 
     @property
     def name(self) -> str:
         return f"{type(self.neuron).__name__}-{self.loop.__name__}"
 
+
+OF_INTEGERS = {"v_threshold": 1.0, "v_reset": None, "reset_by": None, "strict": False, "guard_margin": 0.0}
+OF_INTEGERS["surrogate"] = neurons.IntegerLIF.surrogate
 
 MEMBERS = [
     Member(neurons.LIF(), lif),
@@ -187,4 +217,7 @@ MEMBERS = [
         ("form",),
     ),
     Member(neurons.InhibitedLIF(gain=1.5, bias=0.25, v_reset=None), inhibited),
+    Member(neurons.TernaryLIF(), ternary, vary={"v_threshold": (1.0, 0.3, 0.0)}),
+    Member(neurons.IntegerLIF(), integer, vary={"levels": (1, 4, 7)}, fixed=OF_INTEGERS),
+    Member(neurons.IntegerLIF(levels=2, normalize=True), shares, options=("levels", "normalize"), fixed=OF_INTEGERS),
 ]

@@ -7,6 +7,7 @@ from family import MEMBERS
 
 import tgo_kernels as tgo
 from tgo_kernels import neurons, reference
+from tgo_kernels.neurons.base import Spikes
 
 ENGINES = tgo.available_impls("cpu")
 EACH = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
@@ -28,8 +29,9 @@ def test_it_is_that_of_its_equations(member, impl):
     inputs = inputs_of(member.neuron, lambda: dyadic(30, 7, 11))
     spikes, state = member.loop(*(x.double() for x in inputs))
     out = tgo.scan(member.neuron, inputs, impl=impl)
-    assert torch.equal(out.spikes.double(), spikes) and out.fired == spikes.sum()
-    assert 0.02 < spikes.mean() < 0.9
+    counts = spikes.abs() * (member.neuron.levels if getattr(member.neuron, "normalize", False) else 1)
+    assert torch.equal(out.spikes.double(), spikes) and out.fired == counts.sum()
+    assert 0.02 < (spikes != 0).double().mean() < 0.9
     for found, expected in zip(out.state, state, strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
 
@@ -55,7 +57,12 @@ def _smooth_fire(walk, h, threshold, by):
     """Firing as a sigmoid, whose derivative is known to autograd, and a reset in proportion to it."""
     n = walk.neuron
     u = h + walk.noise_std * walk.xi[walk.t] if walk.xi else h
-    s = torch.sigmoid(4 * (u - threshold))
+    s = walk.fired = torch.sigmoid(4 * (u - threshold))
+    if n.SPIKES is Spikes.TERNARY:
+        s = s - torch.sigmoid(4 * (-u - threshold))
+    if n.SPIKES is Spikes.INTEGER:
+        s = 4 * torch.sigmoid(u - 2)
+        by = 1.0
     walk.spikes, walk.h, walk.u, walk.threshold = s, h, u, threshold
     return u - s * (threshold if n.reset_by is None else by) if n.v_reset is None else u + s * (n.v_reset - u)
 
@@ -173,7 +180,7 @@ def test_a_line_in_front_of_a_neuron_is_a_pair_of_its_constants():
             expected = tgo.scan(neuron, scale * x + shift, impl="reference")
             found = tgo.scan(neuron.with_input(scale, shift), x, impl="reference")
             assert torch.equal(found.spikes, expected.spikes), member.name
-            assert 0 < found.spikes.mean() < 1
+            assert 0 < (found.spikes != 0).float().mean() < 1
 
 
 def test_a_read_out_is_its_membrane():
@@ -184,3 +191,38 @@ def test_a_read_out_is_its_membrane():
     for x_t in x:
         expected = 0.75 * expected + 0.5 * x_t
     torch.testing.assert_close(out.state[0], expected)
+
+
+@ON_ALL
+def test_a_ternary_neuron_without_current_is_taken_for_positive(impl):
+    """At a membrane of 0 with the threshold there, and in the gradient of everything that has a sign."""
+    x = torch.zeros(3, 40, requires_grad=True)
+    out = tgo.scan(neurons.TernaryLIF(v_threshold=0.0, guard_margin=0.5, decay=0.0), x, impl=impl)
+    assert torch.equal(out.spikes, torch.ones_like(x)) and out.fired == 120 and out.neighbors == 120
+    near = tgo.scan(neurons.TernaryLIF(v_threshold=0.3, guard_margin=0.5), x, impl=impl)
+    (g,) = torch.autograd.grad(near.penalty, x)
+    assert near.fired == 0 and (g[-1] > 0).all()
+
+
+@ON_ALL
+def test_what_is_no_number_is_no_integer(impl):
+    x = torch.tensor([torch.nan, -torch.inf, torch.inf, 0.5, 1.5, 2.5, -0.5]).repeat(20)[None].clone().requires_grad_()
+    out = tgo.scan(neurons.IntegerLIF(), x, impl=impl)
+    assert torch.equal(out.spikes[0, :7], torch.tensor([0.0, 0.0, 4.0, 0.0, 2.0, 2.0, 0.0])) and out.fired == 160
+    (g,) = torch.autograd.grad(out.spikes.sum(), x)
+    assert torch.equal(g[0, :7], torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("make", [tgo.TernaryLIF, tgo.IntegerLIF], ids=["ternary", "integer"])
+def test_such_spikes_are_packed_too(make):
+    net = torch.nn.Sequential(torch.nn.Linear(40, 64), make(), torch.nn.Linear(64, 3))
+    x, found = 3 * torch.randn(5, 30, 40), []
+    for packs in (False, True):
+        net.zero_grad()
+        if packs:
+            packing = tgo.pack_spikes(net)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), lambda t: t):
+            net(x).square().sum().backward()
+        found.append([p.grad.clone() for p in net.parameters()])
+    packing.remove()
+    assert all(map(torch.equal, *found))

@@ -19,6 +19,8 @@ LAYERS = (
     tgo.SelfPredictingLIF,
     tgo.OscillatingLIF,
     tgo.InhibitedLIF,
+    tgo.TernaryLIF,
+    tgo.IntegerLIF,
 )
 EACH = pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
 DIFFERENT = {"rho": 0.7, "beta": 0.4, "increment": 0.6, "current_decay": 0.8, "scale": 1.5, "shift": 0.2, "a": 0.3}
@@ -30,7 +32,10 @@ DIFFERENT |= {
     "period": 3.0,
     "phase": 0.5,
     "form": "multiplicative",
+    "levels": 3,
+    "normalize": True,
 }
+FIXED = (tgo.IntegerLIF,)  # whose threshold is
 
 
 def streams(kind, steps=7):
@@ -48,11 +53,13 @@ def test_every_neuron_has_its_layer():
 @EACH
 def test_a_layer_is_its_neuron(kind):
     own = {name: DIFFERENT[name] for name in beside_lif(kind.kind)}
-    layer = kind(4.0, False, 0.8, None, **own, guard_margin=0.3, membrane="h")
-    neuron = kind.kind(decay=0.75, gain=1.0, v_threshold=0.8, v_reset=None, **own, guard_margin=0.3, membrane="h")
+    threshold, margin = (1.0, 0.0) if kind in FIXED else (0.8, 0.3)
+    layer = kind(4.0, False, threshold, None, **own, guard_margin=margin, membrane="h")
+    shared = {"v_threshold": threshold, "v_reset": None, "guard_margin": margin, "membrane": "h"}
+    neuron = kind.kind(decay=0.75, gain=1.0, **own, **shared)
     x = streams(kind)
     out = tgo.scan(neuron, x)
-    assert torch.equal(layer(*x), out.spikes) and 0 < out.spikes.mean() < 1
+    assert torch.equal(layer(*x), out.spikes) and 0 < (out.spikes != 0).float().mean() < 1
     assert len(layer.state) == len(out.state) and all(map(torch.equal, layer.state, out.state))
     assert torch.equal(layer.membrane, out.membrane) and torch.equal(layer.penalty, out.penalty)
     for name, value in own.items():
@@ -64,7 +71,9 @@ def test_a_layer_is_its_neuron(kind):
 @EACH
 def test_all_its_constants_learn(kind):
     options = [name for name in inspect.signature(kind).parameters if name.startswith("learn_")]
-    assert len(options) == 3 + len([name for name in beside_lif(kind.kind) if name in kind.kind.OWN])
+    if kind in FIXED:
+        options.remove("learn_threshold")
+    assert len(options) == 3 - (kind in FIXED) + len([name for name in beside_lif(kind.kind) if name in kind.kind.OWN])
     layer = kind(tau=3.0, noise_std=0.2, channels=4, v_reset=None, **dict.fromkeys(options, True))
     torch.optim.SGD(layer.parameters(), lr=0.1).zero_grad()
     (layer(*streams(kind)) * torch.randn(7, 3, 4, 5)).sum().backward()
@@ -116,6 +125,15 @@ def test_what_follows_from_a_constant_follows_what_it_is_set_to():
         (lambda: tgo.OscillatingLIF(form="both"), ValueError, "form must be 'additive' or 'multiplicative'"),
         (lambda: tgo.AdaptiveLIF().set(a=0.5), TypeError, "no constant a to set; it has tau, .*rho, beta, increment"),
         (lambda: tgo.AdaptiveLIF().set(rho="x"), TypeError, "rho must be a Python float"),
+        (lambda: tgo.TernaryLIF(v_threshold=-1.0), ValueError, "v_threshold must be >= 0"),
+        (lambda: tgo.IntegerLIF(levels=0), ValueError, "levels must be an int from 1 to 256, got 0"),
+        (lambda: tgo.IntegerLIF(normalize=1), TypeError, "normalize must be a bool"),
+        (lambda: tgo.IntegerLIF(v_threshold=2.0), ValueError, r"v_threshold of an IntegerLIF is 1\.0"),
+        (lambda: tgo.IntegerLIF(v_reset=0.0), ValueError, "v_reset of an IntegerLIF is None"),
+        (lambda: tgo.IntegerLIF(surrogate=tgo.Erf()), ValueError, "the surrogate of an IntegerLIF is fixed"),
+        (lambda: tgo.IntegerLIF(guard_margin=0.3), ValueError, "guard_margin of an IntegerLIF is 0"),
+        (lambda: tgo.IntegerLIF(learn_threshold=True), ValueError, "v_threshold of IntegerLIF is fixed"),
+        (lambda: tgo.IntegerLIF().set(v_threshold=0.5), ValueError, "v_threshold of an IntegerLIF is"),
         (lambda: tgo.InhibitedLIF()(torch.ones(2, 3)), TypeError, "missing 2 required positional arguments"),
     ],
 )
@@ -129,8 +147,8 @@ def test_a_norm_in_front_is_a_pair_of_constants():
     x = torch.randn(5, 8, 4, 6, 6)
     for kind in LAYERS:
         if len(kind.kind.INPUTS) == 1:
-            norm, layer = torch.nn.BatchNorm2d(4), kind(v_threshold=0.4)
+            norm, layer = torch.nn.BatchNorm2d(4), kind(v_threshold=1.0 if kind in FIXED else 0.4)
             torch.nn.init.uniform_(norm.weight), torch.nn.init.uniform_(norm.bias)
             apart = layer(norm(x.flatten(0, 1)).unflatten(0, (5, 8)))
             fused = tgo.Block(norm, layer)(x)
-            assert (fused != apart).float().mean() < 1e-3 and 0 < fused.mean() < 1, kind.__name__
+            assert (fused != apart).float().mean() < 1e-3 and 0 < (fused != 0).float().mean() < 1, kind.__name__

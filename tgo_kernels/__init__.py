@@ -9,9 +9,11 @@ from tgo_kernels.family import (
     AdLIF,
     HomeostaticLIF,
     InhibitedLIF,
+    IntegerLIF,
     OscillatingLIF,
     SelfPredictingLIF,
     SynapticLIF,
+    TernaryLIF,
 )
 from tgo_kernels.functional import lif, scan
 from tgo_kernels.fusion import Fusion, fuse
@@ -32,6 +34,7 @@ __all__ = [
     "GuardSchedule",
     "HomeostaticLIF",
     "InhibitedLIF",
+    "IntegerLIF",
     "LIFOutput",
     "LeakyIntegrator",
     "MaxPool2d",

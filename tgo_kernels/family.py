@@ -20,7 +20,9 @@ class Family(LIF):
     has a ``learn_<name>``. All can be read from the layer, and changed by :meth:`LIF.set`.
     """
 
+    defaults: ClassVar[dict[str, Any]] = {}  #: of the constructor's arguments, where they are not those of LIF
     _options: ClassVar[dict[str, str]]  # what says that a constant learns, and which
+    _positional: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -31,8 +33,10 @@ class Family(LIF):
         for option, name in cls._options.items():
             setattr(cls, option, readable(option, partial(_learns, name)))
         first, last = list[inspect.Parameter](), list[inspect.Parameter]()
-        for each in inspect.signature(LIF).parameters.values():
+        for name, each in inspect.signature(LIF).parameters.items():
+            each = each.replace(default=cls.defaults.get(name, each.default))
             (first if each.kind is each.POSITIONAL_OR_KEYWORD else last).append(each)
+        cls._positional = tuple(each.name for each in first)
         fields = cls.kind.__dataclass_fields__
         own = [(name, fields[name].default) for name in names] + [(option, False) for option in cls._options]
         added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in own]
@@ -45,7 +49,10 @@ class Family(LIF):
             check_bool(f"learn_{name}", learn)
         keep(self, "_given", given)
         keep(self, "_learns", tuple(name for name, learn in learns.items() if learn))
-        super().__init__(*arguments, **options)
+        absent = {
+            name: value for name, value in self.defaults.items() if name not in self._positional[: len(arguments)]
+        }
+        super().__init__(*arguments, **absent | options)
 
 
 def _learns(name: str, layer: Family) -> bool:
@@ -86,6 +93,26 @@ class OscillatingLIF(Family):
     """:class:`tgo_kernels.neurons.OscillatingLIF` as a layer."""
 
     kind = neurons.OscillatingLIF
+
+
+class TernaryLIF(Family):
+    """:class:`tgo_kernels.neurons.TernaryLIF` as a layer: [T, *] to [T, *] of -1, 0 and 1."""
+
+    kind = neurons.TernaryLIF
+    defaults: ClassVar = {"v_reset": None}
+
+
+class IntegerLIF(Family):
+    """:class:`tgo_kernels.neurons.IntegerLIF` as a layer: [T, *] to [T, *] of 0, 1, ... up to ``levels``."""
+
+    kind = neurons.IntegerLIF
+    defaults: ClassVar = {
+        "tau": 4 / 3,
+        "decay_input": False,
+        "v_reset": None,
+        "surrogate": kind.surrogate,
+        "detach_reset": True,
+    }
 
 
 class InhibitedLIF(Family):

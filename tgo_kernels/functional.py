@@ -261,7 +261,7 @@ def _scan(
         penalty = over_valid(penalty, lengths, x)
     # Asked here, or a small call takes longer.
     if not traced and torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-        note_integers(spikes, largest=1)
+        note_integers(spikes, largest=neuron.largest)
     return spikes, v_final, penalty, neighbors, fired, further
 
 

@@ -31,7 +31,7 @@ class Triton(Language):
         "h": "fired[1]",
         "threshold": "fired[3]",
         "after": "after_of(fired, firing, F)",
-        "s": "spike_of(fired)",
+        "s": "spike_of(fired, F)",
     }
     declare = ""
 

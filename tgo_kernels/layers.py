@@ -113,6 +113,8 @@ class LIF(Layer):
         check_bool("learn_decay", learn_decay)
         check_bool("learn_threshold", learn_threshold)
         check_bool("learn_noise", learn_noise)
+        if learn_threshold and "v_threshold" not in self.kind.OWN:
+            raise ValueError(f"learn_threshold: v_threshold of {self.kind.__name__} is fixed")
         learns = learn_decay or learn_threshold or learn_noise or self._learns
         if channels is not None and (type(channels) is not int or channels < 1 or not learns):
             raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")

@@ -255,6 +255,7 @@ namespace tgo {{
 
 struct {_struct(name)} {{
   static constexpr int kStates = {len(states)}, kInputs = {len(inputs)}, kConstants = {len(constants)};
+  static constexpr Spikes kSpikes = Spikes::k{neuron.SPIKES.name.capitalize()};
 
   template <class F, class Flags>
   static TGO_HD void step(F states[], const F inputs[], const F constants[], const Flags& f, F xi, Fired<F>* found) {{

@@ -11,7 +11,7 @@ from tgo_kernels import noise
 from tgo_kernels.call import LIFOutput, ScanOutput, check_tensors, lengths_of, over_valid
 from tgo_kernels.library import Function, apply, below, differentiated
 from tgo_kernels.neurons import LIF, Neuron
-from tgo_kernels.neurons.base import state_dtype
+from tgo_kernels.neurons.base import Spikes, state_dtype
 
 __all__ = ["lif", "membrane", "scan"]
 
@@ -48,16 +48,17 @@ def scan(
     x = inputs[0]
     walk = _Walk(neuron, inputs, seed, noise_step)
     states = walk.rest() if state is None else tuple(v.to(walk.dtype) for v in state)
-    spikes, membranes, counted = [], [], []
+    spikes, membranes, counted, counts = [], [], [], []
     for t, now in enumerate(zip(*(stream.unbind(0) for stream in inputs), strict=True)):
         active = None if lengths is None else lengths > t
         after = walk.step(t, states, now)
         states = tuple(_where(active, new, old) for new, old in zip(after, states, strict=True))
         spikes.append(_where(active, walk.spikes, 0))
+        counts.append(_where(active, walk.fired.detach(), 0).sum(dtype=torch.int64))
         if neuron.membrane:
             membranes.append(_where(active, {"h": walk.h, "u": walk.u, "v": after[0]}[neuron.membrane], 0))
         counted.append(walk.guarded(active))
-    fired = torch.stack([s_t.detach().sum(dtype=torch.int64) for s_t in spikes]).sum()
+    fired = torch.stack(counts).sum()
     neighbors = torch.zeros_like(fired)
     penalty = torch.zeros((), dtype=walk.dtype, device=x.device)
     if neuron.guard_margin > 0:
@@ -89,6 +90,7 @@ class _Walk:
     """What a step is given: the constants by name, firing, and after it the spikes; what fires is kept for the walk."""
 
     spikes: Tensor
+    fired: Tensor  # as how many they count
     h: Tensor
     u: Tensor
     threshold: float | Tensor
@@ -120,28 +122,50 @@ class _Walk:
         """The membrane after a step in which it was charged to ``h``."""
         n = self.neuron
         u = h + self.noise_std * self.xi[self.t] if self.xi else h
-        s = (u > threshold if n.strict or n.never_fires else u >= threshold).to(self.dtype)
-        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-        if traced or torch.is_grad_enabled():  # a graph may be differentiated later
-            z = n.surrogate.derivative((h if n.surrogate_at_h else u) - threshold)
-            s = straight_through(s, u - threshold, z)
-        self.spikes, self.h, self.u, self.threshold = s, h, u, threshold
+        self.h, self.u, self.threshold = h, u, threshold
         w = u if n.noise_mode == "membrane" else h
+        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        differs = traced or torch.is_grad_enabled()  # a graph may be differentiated later
+        if n.SPIKES is Spikes.INTEGER:
+            count = torch.where(u > 0, u, 0).clamp(max=threshold).round()
+            if differs:
+                count = straight_through(count, u, ((u >= 0) & (u <= threshold)).to(self.dtype))
+            self.spikes, self.fired = count * by, count
+            return w - (count.detach() if n.detach_reset else count)
+        size = self._size(u)
+        fires = size > threshold if n.strict or n.never_fires else size >= threshold
+        s = self.fired = fires.to(self.dtype)
+        if n.SPIKES is Spikes.TERNARY:
+            s = torch.where(fires, self._along(u, 1.0), 0)
+        if differs:
+            z = n.surrogate.derivative(self._size(h if n.surrogate_at_h else u) - threshold)
+            s = straight_through(s, u - self._along(u, threshold), z)
+        self.spikes = s
         if n.never_fires:
             return w
         spike = s.detach() if n.detach_reset else s
         if n.v_reset is None:
             by = threshold if n.reset_by is None else by
-            return straight_through(torch.where(s > 0, w - by, w), spike, torch.zeros_like(w) - by)
+            return straight_through(torch.where(fires, w - self._along(u, by), w), spike, torch.zeros_like(w) - by)
         # v_reset + (1 - s) (w - v_reset), but by selection, so that an infinite membrane resets to a number.
-        return straight_through(torch.where(s > 0, n.v_reset, w), spike, n.v_reset - w)
+        return straight_through(torch.where(fires, n.v_reset, w), spike, self._along(u, n.v_reset - w))
+
+    def _size(self, v: Tensor) -> Tensor:
+        """What of a membrane is held against the threshold."""
+        return torch.where(v < 0, -v, v) if self.neuron.SPIKES is Spikes.TERNARY else v
+
+    def _along(self, v: Tensor, value: float | Tensor) -> float | Tensor:
+        """``value``, with the sign of a membrane where spikes have one."""
+        if self.neuron.SPIKES is not Spikes.TERNARY:
+            return value
+        return torch.where(v < 0, -value, value).to(self.dtype)
 
     def guarded(self, active: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Of the last step the sum of the penalty and how many are within the margin."""
         n = self.neuron
         if n.guard_margin == 0:
             return None
-        d = self.h - self.threshold
+        d = self._size(self.h) - self.threshold
         term = torch.relu(n.guard_margin - d.abs())
         if n.guard_power == 2:
             term = term * term

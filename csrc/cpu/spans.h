@@ -13,7 +13,7 @@ template <class NeuronStep, class Stored, class KnownFlags, uint32_t own_bits>
 struct Form {
   using Step = NeuronStep;
   using S = Stored;
-  using Flags = KnownFlags;
+  using Flags = Spiking<KnownFlags, Step::kSpikes>;
   static constexpr uint32_t own = own_bits;
   static constexpr bool rare = own == kAllOwn;
   static constexpr bool streams = std::is_same_v<S, float>;  // whether rows can be written past the caches
@@ -151,15 +151,15 @@ TGO_HD void forward_past(const Any& any, const ForwardWork& b, Totals* totals) {
       span.step(i, j, count, c[g], state[g], &found, &after, begins_line(g));
       // Lanes past the row, or a sequence's end, count nothing.
       const F one = all ? splat<F>(1.f) : span.going_on(i, j, count, load(kOnes, count), F{});
-      const F spike = fires(found, f) ? one : F{};
+      const F spike = spike_of(found, f, one);
       store_row<S, past, true>(b.spikes[i], j, spike, count);
-      fired += spike;
+      fired += count_of(found, f, spike, one);
       if (f.membrane != Membrane::kNone) {
         const F membrane = membrane_of(found, after, f);
         store_row<S, false>(b.membrane[i], j, all ? membrane : (one > 0.f ? membrane : F{}), count);
       }
       if (f.guard) {
-        const F distance = found.h - found.threshold, term = guard_term(distance, f);
+        const F distance = distance_of(found.h, found, f), term = guard_term(distance, f);
         const F counted = all ? term : (one > 0.f ? term : F{});
         HalfF halves[2];
         memcpy(halves, &counted, sizeof(counted));
@@ -213,7 +213,7 @@ TGO_HD void backward_past(const Any& any, const BackwardWork& b) {
         F after;
         TGO_UNROLL for (int k = 0; k < Step::kStates; ++k) before[i + 1][g][k] = before[i][g][k];
         span.step(from + i, first + g * kLanes, count, c[g], before[i + 1][g], &found[i][g], &after, begins_line(g));
-        slopes[i][g] = (f.surrogate_at_h ? found[i][g].h : found[i][g].u) - found[i][g].threshold;
+        slopes[i][g] = distance_of(f.surrogate_at_h ? found[i][g].h : found[i][g].u, found[i][g], f);
       }
       to_slopes(f, slopes[0], side * int(b.steps - from < kSpan ? b.steps - from : kSpan));
       TGO_STEPS_BACK(from, i) TGO_SIDE(g) {

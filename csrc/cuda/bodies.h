@@ -42,10 +42,10 @@ struct ForwardBody {
             Step::step(states, inputs, n.value, f, z[i], &found);
             const float spike = spike_of(found, f);
             x[0][i].put_front(spike, lane);
-            fires += spike;
+            fires += count_of(found, f, spike);
             if (W::kAny) membranes[i].put_front(membrane_of(found, states[0], f), lane);
             if (f.guard_margin > 0.f) {
-              const float distance = found.h - found.threshold;
+              const float distance = distance_of(found.h, found, f);
               totals->penalty += guard_term(distance, f);
               nears += absolute(distance) < f.guard_margin ? 1.f : 0.f;
             }

@@ -192,7 +192,7 @@ struct Walk {
   static constexpr bool kWide = count > 1;  // the order of memory is the logical one, and time outermost
   static constexpr Curve kCurve = curve;
   using Step = Step_;
-  using F = Flags<kind, curve>;
+  using F = Spiking<Flags<kind, curve>, Step::kSpikes>;
   using C = Constants<Step, count, own>;
   using V = States<count, kStates>;
   using Values = Row<S, count>;

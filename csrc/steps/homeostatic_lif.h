@@ -7,6 +7,7 @@ namespace tgo {
 
 struct HomeostaticLif {
   static constexpr int kStates = 2, kInputs = 1, kConstants = 9;
+  static constexpr Spikes kSpikes = Spikes::kBinary;
 
   template <class F, class Flags>
   static TGO_HD void step(F states[], const F inputs[], const F constants[], const Flags& f, F xi, Fired<F>* found) {

@@ -5,10 +5,12 @@
 #include "adaptive_lif.h"
 #include "homeostatic_lif.h"
 #include "inhibited_lif.h"
+#include "integer_lif.h"
 #include "lif.h"
 #include "oscillating_lif.h"
 #include "self_predicting_lif.h"
 #include "synaptic_lif.h"
+#include "ternary_lif.h"
 
 namespace tgo {
 
@@ -20,6 +22,8 @@ using Neurons = House<
     HomeostaticLif,
     SelfPredictingLif,
     OscillatingLif,
-    InhibitedLif>;
+    InhibitedLif,
+    TernaryLif,
+    IntegerLif>;
 
 }  // namespace tgo

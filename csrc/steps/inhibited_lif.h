@@ -7,6 +7,7 @@ namespace tgo {
 
 struct InhibitedLif {
   static constexpr int kStates = 1, kInputs = 3, kConstants = 6;
+  static constexpr Spikes kSpikes = Spikes::kBinary;
 
   template <class F, class Flags>
   static TGO_HD void step(F states[], const F inputs[], const F constants[], const Flags& f, F xi, Fired<F>* found) {

@@ -20,6 +20,7 @@ class Flags:
     permuted: bool = False
     noise: int = 0
     reset: int = 0
+    spikes: int = 0
     strict: bool = False
     guard: bool = False
     below: bool = False  # only membranes below the threshold are penalised

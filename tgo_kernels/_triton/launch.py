@@ -20,7 +20,7 @@ from tgo_kernels._triton.steps import STEPS
 from tgo_kernels._triton.totals import totals_kernel
 from tgo_kernels._triton.walk import backward_kernel, forward_kernel
 from tgo_kernels.layout import arrange, like
-from tgo_kernels.neurons import shape_of, switches_of
+from tgo_kernels.neurons import HOUSE, shape_of, switches_of
 
 CHECKPOINT_EVERY = 8
 # Contracted, a * b + c rounds once instead of twice, and a membrane at its threshold fires differently.
@@ -132,6 +132,7 @@ class _Call:
             "step_back": STEPS[int(number)].step_back,
             "states": states,
             "inputs": inputs,
+            "spikes": int(HOUSE[int(number)].SPIKES),
             "own": own,
             "timed": timed,
             "dtype": DTYPES[x.dtype],

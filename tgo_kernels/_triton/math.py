@@ -8,7 +8,10 @@ import triton
 import triton.language as tl
 
 from tgo_kernels import noise
+from tgo_kernels.neurons.base import Spikes
 from tgo_kernels.surrogate import Curve
+
+TERNARY, INTEGER = tl.constexpr(int(Spikes.TERNARY)), tl.constexpr(int(Spikes.INTEGER))
 
 NO_NOISE = tl.constexpr(0)
 MEMBRANE = tl.constexpr(1)  # the noise decides the spike and stays in the state
@@ -48,7 +51,11 @@ def fire(h, threshold, by, noise_std, firing, F: tl.constexpr):
     u = h
     if F.noise != NO_NOISE:
         u = h + noise_std * firing[0]
-    s = u > threshold if F.strict else u >= threshold
+    if F.spikes == INTEGER:
+        s = integer_of(u, threshold) > 0
+    else:
+        size = tl.abs(u) if F.spikes == TERNARY else u
+        s = size > threshold if F.strict else size >= threshold
     fired = s, h, u, threshold, by
     return after_of(fired, firing, F), fired
 
@@ -57,10 +64,12 @@ def fire(h, threshold, by, noise_std, firing, F: tl.constexpr):
 def after_of(fired, firing, F: tl.constexpr):
     s, h, u, threshold, by = fired
     w = h if F.noise == THRESHOLD else u
-    if F.reset == HARD:
+    if F.spikes == INTEGER:
+        after = w - integer_of(u, threshold)
+    elif F.reset == HARD:
         after = firing[1]
     else:
-        after = w - (by if F.reset == SUBTRACTED else threshold)
+        after = w - along(u, by if F.reset == SUBTRACTED else threshold, F)
     return tl.where(s, after, w)
 
 
@@ -72,19 +81,24 @@ def fire_back(g_s, g_v, fired, firing, F: tl.constexpr):
     zero = tl.zeros_like(g_v)
     if F.membrane == RESET:
         g_v += g_m
-    past = tl.where(s, 0.0, g_v) if F.reset == HARD else g_v
-    subtracted = zero if F.reset == HARD else tl.where(s, -g_v, 0.0)
+    HARD_RESET: tl.constexpr = F.reset == HARD and F.spikes != INTEGER
+    past = tl.where(s, 0.0, g_v) if HARD_RESET else g_v
+    subtracted = zero if HARD_RESET or F.spikes == INTEGER else tl.where(s, -along(u, g_v, F), 0.0)
     ds = g_s
+    if F.spikes == INTEGER and g_s is not None:
+        ds = g_s * by
     if not F.detach_reset:
-        if F.reset == HARD:
-            jump = v_rest - (h if F.noise == THRESHOLD else u)
+        if F.spikes == INTEGER:
+            jump = -1.0
+        elif F.reset == HARD:
+            jump = along(u, v_rest - (h if F.noise == THRESHOLD else u), F)
         else:
             jump = -(by if F.reset == SUBTRACTED else threshold)
         ds = plus(ds, tl.where(g_v == 0, 0.0, g_v * jump))  # the jump may be infinite
     through = zero
     g_h = past
     if ds is not None:
-        z = surrogate((h if F.surrogate_at_h else u) - threshold, height, scale, F.curve)
+        z = surrogate(distance_of(h if F.surrogate_at_h else u, fired, F), height, scale, F.curve)
         through = tl.where(ds == 0, ds, ds * z)  # z of a NaN membrane is NaN
         g_h += through
     g_u = past + through if F.noise == MEMBRANE else through
@@ -93,16 +107,17 @@ def fire_back(g_s, g_v, fired, firing, F: tl.constexpr):
     if F.membrane == NOISY or F.membrane == CHARGED:
         g_h += g_m
     g_std = g_u * xi
-    g_threshold = -through if F.reset == SUBTRACTED else subtracted - through
+    up = zero if F.spikes == INTEGER else along(u, through, F)
+    g_threshold = -up if F.reset == SUBTRACTED else subtracted - up
     if F.guard:
-        distance = h - threshold
+        distance = distance_of(h, fired, F)
         pull = with_sign_of(k, distance)
         if F.squared:
             pull *= 2 * (guard_margin - tl.abs(distance))
         if F.below:
             pull = tl.where(distance < 0, pull, 0.0)
         pull = tl.where((tl.abs(distance) < guard_margin) & (distance != 0), pull, 0.0)
-        g_h -= pull
+        g_h -= along(h, pull, F)
         g_threshold += pull
     return g_h, g_threshold, subtracted, g_std
 
@@ -125,8 +140,48 @@ def guard_term(d, guard_margin, grid, F: tl.constexpr):
 
 
 @triton.jit
-def spike_of(fired):
-    return tl.where(fired[0], 1.0, 0.0)
+def spike_of(fired, F: tl.constexpr):
+    s, _, u, threshold, by = fired
+    if F.spikes == INTEGER:
+        spike = integer_of(u, threshold) * by
+    else:
+        spike = along(u, tl.full(u.shape, 1.0, u.dtype), F)
+    return tl.where(s, spike, 0.0)
+
+
+@triton.jit
+def count_of(fired, spike, F: tl.constexpr):
+    """As how many it counts."""
+    if F.spikes == INTEGER:
+        count = tl.where(fired[0], integer_of(fired[2], fired[3]), 0.0)
+    else:
+        count = tl.abs(spike) if F.spikes == TERNARY else spike
+    return count
+
+
+@triton.jit
+def integer_of(u, most):
+    """The nearest integer from 0 to ``most``, half to even."""
+    positive = tl.where(u > 0, u, 0.0)
+    bounded = tl.where(positive < most, positive, most)
+    return (bounded + 8388608.0) - 8388608.0  # 2^23
+
+
+@triton.jit
+def along(v, x, F: tl.constexpr):
+    """``x``, or ``-x`` where spikes have a sign and that of a membrane is negative."""
+    return tl.where(v < 0, -x, x) if F.spikes == TERNARY else x
+
+
+@triton.jit
+def distance_of(v, fired, F: tl.constexpr):
+    """How far a membrane is past the threshold; of integers 0, or 1 where it is outside of what they round."""
+    threshold = fired[3]
+    if F.spikes == INTEGER:
+        distance = tl.where((v >= 0) & (v <= threshold), 0.0, 1.0)
+    else:
+        distance = (tl.abs(v) if F.spikes == TERNARY else v) - threshold
+    return distance
 
 
 @triton.jit

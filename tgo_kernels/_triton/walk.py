@@ -9,7 +9,16 @@ import triton
 import triton.language as tl
 
 from tgo_kernels._triton.draw import counter_of, draw, held_back, noise_of
-from tgo_kernels._triton.math import NO_MEMBRANE, NO_NOISE, guard_term, membrane_of, spike_of
+from tgo_kernels._triton.math import (
+    INTEGER,
+    NO_MEMBRANE,
+    NO_NOISE,
+    count_of,
+    distance_of,
+    guard_term,
+    membrane_of,
+    spike_of,
+)
 from tgo_kernels._triton.rows import (
     SPAN,
     all_words_of,
@@ -141,11 +150,11 @@ def forward_body(held, values, xi, total, given, F: tl.constexpr):
     fired, _, afters = four_steps(held[:S], values[: F.inputs], xi, t, length, table, held[S:], v_rest, F)
     spikes, membrane = (), ()
     for i in tl.static_range(SPAN):
-        s = spike_of(fired[i])
+        s = spike_of(fired[i], F)
         spikes = spikes + (s,)
-        fires += s
+        fires += count_of(fired[i], s, F)
         if F.guard:
-            d = fired[i][1] - fired[i][3]
+            d = distance_of(fired[i][1], fired[i], F)
             if F.bounded:
                 d = tl.where(within(t + i, length), d, float("inf"))
             nears += tl.where(tl.abs(d) < guard_margin, 1.0, 0.0)
@@ -252,7 +261,7 @@ def forward_kernel(
         all_near += tl.where(exists, near, 0)
         all_penalty += tl.where(exists, penalty, 0.0)
 
-    if F.once and F.owned == 0:  # four steps: both sums fit into one word
+    if F.once and F.owned == 0 and F.spikes != INTEGER:  # four steps: both sums fit into one word
         counts = tl.sum(all_fired + (all_near << 16))
         sum_fired, sum_near = counts & 0xFFFF, counts >> 16
     else:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +14,14 @@ from tgo_kernels.surrogate import FLOAT32, ATan, NoisePDF, Surrogate
 NoiseMode = Literal["membrane", "threshold"]
 GuardSide = Literal["both", "below"]
 Membrane = Literal["h", "u", "v"]
+
+
+class Spikes(IntEnum):
+    """What fires: 0 or 1; -1, 0 or 1; 0, 1, 2 ... up to a bound. In csrc/fire.h by the same numbers."""
+
+    BINARY, TERNARY, INTEGER = range(3)
+
+
 MEMBRANES = (None, "h", "u", "v")
 SWITCHES, GUARD_MARGIN = 2, 3  # their places in the settings
 SIGNED = (
@@ -54,6 +63,7 @@ class Neuron:
     INPUTS: ClassVar[tuple[str, ...]]
     CONSTANTS: ClassVar[tuple[str, ...]]  #: of the step, in the order that the operators expect
     OWN: ClassVar[tuple[str, ...]]  #: fields that may be tensors
+    SPIKES: ClassVar[Spikes] = Spikes.BINARY
     COUNTS_STEPS: ClassVar[bool] = False  #: whether a step depends on its number
     #: the states after a step, from ``n.<constant>``, ``n.fire(h, threshold, by)`` and ``n.spikes``, states and inputs
     step: ClassVar[Callable[..., tuple[Tensor, ...]]]
@@ -134,6 +144,11 @@ class Neuron:
     def never_fires(self) -> bool:
         finite = isinstance(self.v_threshold, Tensor) or self.v_threshold < math.inf
         return False if finite else True  # noqa: SIM211  decided here, or compilers would trace it as a symbol
+
+    @property
+    def largest(self) -> int:
+        """The largest integer that its spikes are, from 0 on; 0 if they are others."""
+        return 1 if self.SPIKES is Spikes.BINARY else 0
 
     @property
     def v_rest(self) -> float:

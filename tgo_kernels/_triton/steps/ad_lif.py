@@ -25,7 +25,7 @@ def step(states, inputs, constants, firing, F: tl.constexpr):
     shift = constants[11]
     t0 = decay * v + gain * (scale * x + shift - w) + leak_bias
     after, fired = fire(t0, v_threshold, reset_by, noise_std, firing, F)
-    return (after, rho * w + of_charged * t0 + of_reset * after + of_spike * spike_of(fired)), fired
+    return (after, rho * w + of_charged * t0 + of_reset * after + of_spike * spike_of(fired, F)), fired
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def step_back(states, inputs, constants, fired, firing, g_states, g_s, F: tl.con
             g_w * w,
             g_w * fired[1],
             g_w * after_of(fired, firing, F),
-            g_w * spike_of(fired),
+            g_w * spike_of(fired, F),
             t1 * x,
             t1,
         ),

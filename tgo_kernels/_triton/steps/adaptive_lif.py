@@ -21,7 +21,7 @@ def step(states, inputs, constants, firing, F: tl.constexpr):
     beta = constants[7]
     increment = constants[8]
     after, fired = fire(decay * v + gain * x + leak_bias, v_threshold + beta * a, reset_by, noise_std, firing, F)
-    return (after, rho * a + increment * spike_of(fired)), fired
+    return (after, rho * a + increment * spike_of(fired, F)), fired
 
 
 @triton.jit
@@ -40,5 +40,5 @@ def step_back(states, inputs, constants, fired, firing, g_states, g_s, F: tl.con
     return (
         (g_h * decay, g_a * rho + g_threshold * beta),
         (g_h * gain,),
-        (g_h * v, g_h * x, g_h, g_threshold, g_by, g_std, g_a * a, g_threshold * a, g_a * spike_of(fired)),
+        (g_h * v, g_h * x, g_h, g_threshold, g_by, g_std, g_a * a, g_threshold * a, g_a * spike_of(fired, F)),
     )

@@ -24,7 +24,7 @@ def step(states, inputs, constants, firing, F: tl.constexpr):
     shift = constants[10]
     t0 = scale * x + shift
     after, fired = fire(decay * v + gain * (t0 + p) + leak_bias, v_threshold, reset_by, noise_std, firing, F)
-    return (after, (1.0 - rate) * p + rate * (of_output * spike_of(fired) - of_input * t0)), fired
+    return (after, (1.0 - rate) * p + rate * (of_output * spike_of(fired, F) - of_input * t0)), fired
 
 
 @triton.jit
@@ -57,8 +57,8 @@ def step_back(states, inputs, constants, fired, firing, g_states, g_s, F: tl.con
             g_threshold,
             g_by,
             g_std,
-            g_p * (of_output * spike_of(fired) - of_input * t0) + -(g_p * p),
-            t1 * spike_of(fired),
+            g_p * (of_output * spike_of(fired, F) - of_input * t0) + -(g_p * p),
+            t1 * spike_of(fired, F),
             t2 * t0,
             t4 * x,
             t4,

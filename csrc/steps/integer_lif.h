@@ -1,0 +1,47 @@
+// Printed by tgo_kernels/printer.py from the step of tgo_kernels/neurons/integer_lif.py.
+#pragma once
+
+#include "../fire.h"
+
+namespace tgo {
+
+struct IntegerLif {
+  static constexpr int kStates = 1, kInputs = 1, kConstants = 6;
+  static constexpr Spikes kSpikes = Spikes::kInteger;
+
+  template <class F, class Flags>
+  static TGO_HD void step(F states[], const F inputs[], const F constants[], const Flags& f, F xi, Fired<F>* found) {
+    const F v = states[0];
+    const F x = inputs[0];
+    const F decay = constants[0];
+    const F gain = constants[1];
+    const F leak_bias = constants[2];
+    const F most = constants[3];
+    const F unit = constants[4];
+    const F noise_std = constants[5];
+    const F after = fire(decay * v + gain * x + leak_bias, most, unit, noise_std, f, xi, found);
+    states[0] = after;
+  }
+
+  template <class F, class Flags>
+  static TGO_HD void step_back(const F states[], const F inputs[], const F constants[], const Fired<F>& fired,
+                               const Flags& f, F xi, F g_s, F g_m, F g_states[], F g_inputs[],
+                               F g_constants[]) {
+    const F v = states[0];
+    const F x = inputs[0];
+    const F decay = constants[0];
+    const F gain = constants[1];
+    const F g_v = g_states[0];
+    const auto [g_h, g_threshold, g_by, g_std] = fire_back(g_s, g_v, g_m, fired, f, xi);
+    g_states[0] = g_h * decay;
+    g_inputs[0] = g_h * gain;
+    g_constants[0] = g_h * v;
+    g_constants[1] = g_h * x;
+    g_constants[2] = g_h;
+    g_constants[3] = g_threshold;
+    g_constants[4] = g_by;
+    g_constants[5] = g_std;
+  }
+};
+
+}  // namespace tgo
