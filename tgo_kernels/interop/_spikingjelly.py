@@ -1,7 +1,6 @@
-"""SpikingJelly's neurons, read and replaced; imported by the first conversion."""
+"""SpikingJelly's LIF neurons, read and replaced; imported by the first conversion."""
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 
 import tgo_kernels as tgo
 from tgo_kernels.constants import rate_logit
-from tgo_kernels.interop import conversion
-from tgo_kernels.interop.conversion import Fused, Refused, Report
+from tgo_kernels.interop.conversion import Fused, Refused
 from tgo_kernels.neurons import check_number
 from tgo_kernels.neurons.base import state_dtype
 from tgo_kernels.penalties import unwrapped, without_graph
@@ -111,12 +109,12 @@ class FusedNode(Fused):
         return self._with_state(super().forward, inputs, states)
 
     def _with_state(self, run: Callable, inputs: tuple, states: tuple) -> tuple[tuple, tuple]:
-        own = self.v
+        own = dict(self._memories)
         try:
-            self.v = states[0]
-            return (run(inputs[0]),), (self.v,)
+            self._memories.update(zip(own, states, strict=True))
+            return (run(inputs[0]),), tuple(map(unwrapped, self._memories.values()))
         finally:
-            self.v = own
+            self._memories.update(own)
 
     def _check_state(self, x: Tensor, constants: tgo.neurons.LIF) -> None:
         """As in SpikingJelly: a number fills the state; where x has another shape, it starts at rest or broadcasts."""
@@ -141,7 +139,7 @@ class FusedNode(Fused):
         return state
 
 
-class FusedLIFNode(FusedNode, neuron.LIFNode):
+class FusedLeakyNode(FusedNode):
     tau: Any = None
     decay_input: Any = None
 
@@ -152,6 +150,10 @@ class FusedLIFNode(FusedNode, neuron.LIFNode):
 
     def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
         return super().in_their_terms(with_tau(new))
+
+
+class FusedLIFNode(FusedLeakyNode, neuron.LIFNode):
+    pass
 
 
 class FusedIFNode(FusedNode, neuron.IFNode):
@@ -184,62 +186,6 @@ class FusedParametricLIFNode(FusedNode, neuron.ParametricLIFNode):
         return theirs
 
 
-class FusedNonSpikingNode(Fused):
-    """A read-out: it always starts at 0, and gives the membranes, or what ``decode`` makes of them."""
-
-    decode: str | None
-    tau: Any = None  # an attribute of the node, not the layer's
-
-    def adopted(self) -> str:
-        vars(self)["_stateful"] = False
-        return ""
-
-    @classmethod
-    def taken(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
-
-    def key(self) -> Any:
-        return vars(self).get("tau")
-
-    def constants(self) -> Mapping[str, Any]:
-        leak = 1 / self.tau if "tau" in vars(self) else 0.0
-        gain = leak or 1.0
-        return {"decay": 1 - leak, "gain": gain, "v_threshold": math.inf, "v_reset": 0.0, "membrane": "v"}
-
-    def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
-        theirs = with_tau(new)
-        others = [name for name in theirs if name != "tau" or "tau" not in vars(self)]
-        if others:
-            raise ValueError(f"a {type(self).__name__.removeprefix('Fused')} has no {others[0]}")
-        return theirs
-
-    def forward(self, x_seq: Tensor) -> Any:
-        v_seq: Any = self._run(x_seq).membrane
-        if self.decode is None:
-            return list(v_seq)
-        if self.decode == "last_mem":
-            return v_seq[-1]
-        if self.decode == "mean-mem":
-            return v_seq.mean(0)
-        most = v_seq.max(0).values
-        if self.decode == "max-mem":
-            return most
-        least = v_seq.min(0).values
-        return torch.where(most.abs() > least.abs(), most, least)
-
-
-NON_SPIKING: dict[type[nn.Module], type[Fused]] = {}
-if hasattr(neuron, "NonSpikingLIFNode"):  # 0.0.0.0.14 has none
-
-    class FusedNonSpikingLIFNode(FusedNonSpikingNode, neuron.NonSpikingLIFNode):
-        pass
-
-    class FusedNonSpikingIFNode(FusedNonSpikingNode, neuron.NonSpikingIFNode):
-        pass
-
-    NON_SPIKING |= {neuron.NonSpikingLIFNode: FusedNonSpikingLIFNode, neuron.NonSpikingIFNode: FusedNonSpikingIFNode}
-
-
 def with_tau(new: Mapping[str, Any]) -> Mapping[str, Any]:
     """The decay as SpikingJelly gives it."""
     theirs = dict(new)
@@ -259,13 +205,3 @@ def surrogate_of(ours: Any) -> nn.Module:
     if name not in theirs:
         raise ValueError(f"SpikingJelly has no surrogate {ours!r}; it has those of {', '.join(theirs)}")
     return getattr(surrogate, name)(alpha=1 / ours.width if name == "Rect" else ours.alpha)
-
-
-def convert(model: nn.Module, **options: Any) -> Report:
-    kinds: dict[type[nn.Module], type[Fused]] = {
-        neuron.LIFNode: FusedLIFNode,
-        neuron.IFNode: FusedIFNode,
-        neuron.ParametricLIFNode: FusedParametricLIFNode,
-        **NON_SPIKING,
-    }
-    return conversion.convert(model, kinds, "spikingjelly.activation_based.neuron", {}, **options)

@@ -76,7 +76,7 @@ class Fused(LIF):
         """The constants of a call, but for those that learn; another neuron holds until the next change of theirs."""
         if self.unchanged():
             return self._neuron
-        neuron = Neuron(**self.constants(), **self._options)
+        neuron = self.kind(**self.constants(), **self._options)
         if not torch.compiler.is_compiling():  # which reads them once for each of its graphs
             self._neuron = neuron
             self.remember()
@@ -96,7 +96,7 @@ class Fused(LIF):
         Raises:
             TypeError, ValueError: naming the constant, what was expected and what came, or that it has none.
         """
-        check_settings(constants)
+        check_settings(constants, self.kind)
         theirs = self.in_their_terms({name: value for name, value in constants.items() if name not in OPTIONS})
         tensors = {name: value for name, value in theirs.items() if isinstance(getattr(self, name), Tensor)}
         former = {name: getattr(self, name) for name in theirs if name not in tensors}
@@ -105,14 +105,14 @@ class Fused(LIF):
         try:
             for name in former:
                 setattr(self, name, theirs[name])
-            Neuron(**self.constants(), **options)
+            self.kind(**self.constants(), **options)
         except Exception:
             for name, value in former.items():
                 setattr(self, name, value)
             raise
         for name, value in tensors.items():
             fill(self, name, value)
-        self._options, self._neuron = options, Neuron(**self.constants(), **options)
+        self._options, self._neuron = options, self.kind(**self.constants(), **options)
         self.remember()
         self.noise_in_eval = constants.get("noise_in_eval", self.noise_in_eval)
         self.impl = constants.get("impl", self.impl)
@@ -161,12 +161,12 @@ def convert(
                 )
             elif fused is not None:
                 constants, options = fused.constants(module), fused.taken(guarded)  # type: ignore[arg-type]
-                Neuron(**constants, **options)
+                fused.kind(**constants, **options)
                 for key, value in vars(ready).items():
                     vars(module).setdefault(key, value)
                 module.__class__ = fused
                 vars(module).update(attributes, _options=options)
-                vars(module)["_neuron"] = Neuron(**module.constants(), **options)  # type: ignore[operator]
+                vars(module)["_neuron"] = fused.kind(**module.constants(), **options)  # type: ignore[operator]
                 differs = module.adopted()  # type: ignore[operator]
                 module.remember()  # type: ignore[operator]
                 now = f"{kind}: {module.extra_repr()}" + (f"; differs where {differs}" if differs else "")

@@ -19,7 +19,8 @@ def convert(
     impl: str = "auto",
     fuse: bool = False,
 ) -> Report:
-    """Every ``LIFNode``, ``ParametricLIFNode``, ``IFNode`` and non-spiking node becomes a fused layer, in place.
+    """Every node that a fused layer computes becomes one, in place: ``LIFNode``, ``ParametricLIFNode``, ``IFNode``,
+    ``CUBALIFNode``, ``TernaryLIFNode``, ``ILIFNode`` and the non-spiking ones.
 
     Returns what was done.
 
@@ -32,6 +33,10 @@ def convert(
     them.
 
     ``store_v_seq=True`` keeps the membrane of every step in ``v_seq``, from the same pass, with its gradient.
+    A ``CUBALIFNode`` becomes a :class:`tgo_kernels.SynapticLIF`, whose current stays its memory ``c``; a
+    ``TernaryLIFNode`` a :class:`tgo_kernels.TernaryLIF`, whose surrogate is that of the nearer threshold alone; an
+    ``ILIFNode`` whose levels are 1 apart a :class:`tgo_kernels.IntegerLIF`, which has no guard.
+
     ``NonSpikingLIFNode`` and ``NonSpikingIFNode`` give their membranes, or what ``decode`` makes of them; noise and
     guard are not for them.
 
@@ -46,9 +51,9 @@ def convert(
         ImportError: SpikingJelly is not installed (2.0 and 0.0.0.0.14 are tested).
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    from tgo_kernels.interop import _spikingjelly
+    from tgo_kernels.interop import _spikingjelly_kinds
 
-    report = _spikingjelly.convert(
+    report = _spikingjelly_kinds.convert(
         model,
         noise_std=noise_std,
         noise_mode=noise_mode,
