@@ -7,6 +7,7 @@
 # make bench  speed, memory and error against the same neuron composed in torch, ratios beside their goals, the pictures
 # make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
 # make robustness-full  the same on all of Fashion-MNIST with three seeds (hours, goes on where it was stopped)
+# make family  every neuron's time beside plain LIF's, and the README's table of neurons (minutes)
 # make bench-networks  training steps of whole networks: memory that is held, peak memory, and time (an hour)
 # make bench-largest   the largest batch of these networks within 8 GiB, by engine (hours)
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
@@ -25,7 +26,7 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton triton-newest wheel bench bench-networks bench-largest bench-peers gpu gpu-here \
+	sanitize-triton triton-newest wheel bench family bench-networks bench-largest bench-peers gpu gpu-here \
 	gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
@@ -94,6 +95,9 @@ bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.goals
 	$(BIN)/python -m benchmarks.errors --engines $(wordlist 1,3,$(ENGINES)) --out benchmarks/results/bench_errors.csv
 	$(BIN)/python -m benchmarks.plot bench
+
+family: $(VENV)/built
+	$(BIN)/python -m benchmarks.family
 
 bench-networks: $(VENV)/built
 	$(BIN)/python -m benchmarks.networks

@@ -310,6 +310,11 @@ def test_two_processes_are_one(tmp_path):
         (lambda: tgo.Block(nn.BatchNorm2d(4), nn.ReLU()), TypeError, "neuron must be a layer of tgo_kernels"),
         (lambda: tgo.Block(nn.BatchNorm2d(4), tgo.LIF(), 2), TypeError, "pool must be a torch.nn.Module"),
         (
+            lambda: tgo.Block(nn.BatchNorm2d(4), tgo.LIF(), nn.MaxPool2d(2, return_indices=True)),
+            ValueError,
+            "pool must give its output alone",
+        ),
+        (
             lambda: tgo.Block(nn.BatchNorm2d(4), tgo.LIF(), add="x"),
             ValueError,
             "add must be None, 'membrane' or 'spikes'",

@@ -121,6 +121,17 @@ def test_what_has_changed_raises(what):
         y.sum().backward()
 
 
+@pytest.mark.parametrize("what", ["weight", "bias"])
+def test_what_was_freed_is_named(what):
+    """As FSDP frees what it has gathered."""
+    model, x = net(True), spikes(4, 8, 4, 8, 8)
+    with tgo.pack_spikes(level="bits"):
+        y = model(x)
+    getattr(model[2][0], what).untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=r"is freed whose layer's output is computed again .*reshard_after_forward"):
+        y.sum().backward()
+
+
 @pytest.mark.parametrize("way", ["frozen weight", "frozen bias", "written to", "first", "scaled", "no graph"])
 def test_what_cannot_be_made_again_is_kept(way):
     """Or is made of what there is: the gradients are those of level "output"."""

@@ -52,6 +52,8 @@ class Block(nn.Module):
             raise TypeError(f"neuron must be a layer of tgo_kernels such as LIF, got {type(neuron).__name__}")
         if pool is not None and not isinstance(pool, nn.Module):
             raise TypeError(f"pool must be a torch.nn.Module or None, got {type(pool).__name__}")
+        if getattr(pool, "return_indices", False):
+            raise ValueError("pool must give its output alone; it has return_indices=True")
         check_choice("add", add, (None, "membrane", "spikes"))
         self.norm, self.neuron, self.pool, self.add = norm, neuron, pool, add
 

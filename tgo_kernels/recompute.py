@@ -86,7 +86,7 @@ def _convolution(node: Any) -> Callable[[], Tensor] | None:
     places = "stride", "padding", "dilation", "transposed", "output_padding", "groups"
 
     def make() -> Tensor:
-        x, weight = node._saved_input, node._saved_weight
+        x, weight = node._saved_input, _there(node._saved_weight)
         about = (getattr(node, f"_saved_{name}") for name in places)
         return torch.convolution(x, weight, bias and bias().to(x.dtype), *about)
 
@@ -99,7 +99,7 @@ def _addmm(node: Any) -> Callable[[], Tensor] | None:
         return None
 
     def make() -> Tensor:
-        x, weight = node._saved_mat1, node._saved_mat2
+        x, weight = node._saved_mat1, _there(node._saved_mat2)
         return torch.addmm(bias().to(x.dtype), x, weight, beta=node._saved_beta, alpha=node._saved_alpha)
 
     return make
@@ -108,7 +108,7 @@ def _addmm(node: Any) -> Callable[[], Tensor] | None:
 def _mm(node: Any) -> Callable[[], Tensor] | None:
     if None in (node.next_functions[0][0], node.next_functions[1][0]):
         return None
-    return lambda: torch.mm(node._saved_self, node._saved_mat2)
+    return lambda: torch.mm(node._saved_self, _there(node._saved_mat2))
 
 
 _MAKERS: dict[str, Callable[[Any], Callable[[], Tensor] | None]] = {
@@ -116,6 +116,16 @@ _MAKERS: dict[str, Callable[[Any], Callable[[], Tensor] | None]] = {
     "AddmmBackward0": _addmm,
     "MmBackward0": _mm,
 }
+
+
+def _there(weight: Tensor) -> Tensor:
+    if weight.numel() and not weight.untyped_storage().nbytes():
+        raise RuntimeError(
+            f"a weight {tuple(weight.shape)} is freed whose layer's output is computed again (pack_spikes, "
+            "level='bits'), as FSDP frees it after the forward: fully_shard(..., reshard_after_forward=False) keeps "
+            "it, and level='output' does without"
+        )
+    return weight
 
 
 def _parameter(node: Any) -> Callable[[], Tensor] | None:
@@ -128,6 +138,7 @@ def _parameter(node: Any) -> Callable[[], Tensor] | None:
     version = variable._version
 
     def read() -> Tensor:
+        _there(variable)
         if variable._version != version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: the "

@@ -32,6 +32,7 @@ class AdLIF(Filtering):
     """
 
     number = 3
+    SOURCE = "Bittar and Garner 2022; Baronig et al. 2024, arXiv 2408.07517"
     STATES, INPUTS = ("v", "w"), ("x",)
     CONSTANTS = (*Leaky.CONSTANTS, "rho", "of_charged", "of_reset", "of_spike", "scale", "shift")
     OWN = (*Leaky.OWN, "rho", "a", "b", "scale", "shift")

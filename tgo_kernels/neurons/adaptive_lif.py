@@ -27,6 +27,7 @@ class AdaptiveLIF(Leaky):
     """
 
     number = 1
+    SOURCE = "Bellec et al. 2018, arXiv 1803.09574"
     STATES, INPUTS = ("v", "a"), ("x",)
     CONSTANTS = (*Leaky.CONSTANTS, "rho", "beta", "increment")
     OWN = (*Leaky.OWN, "rho", "beta", "increment")

@@ -59,6 +59,7 @@ class Neuron:
     membrane: Membrane | None = None
 
     number: ClassVar[int]  #: by which the engines know the step
+    SOURCE: ClassVar[str]  #: who published it
     STATES: ClassVar[tuple[str, ...]]
     INPUTS: ClassVar[tuple[str, ...]]
     CONSTANTS: ClassVar[tuple[str, ...]]  #: of the step, in the order that the operators expect

@@ -30,6 +30,7 @@ class HomeostaticLIF(Leaky):
     """
 
     number = 4
+    SOURCE = "HoSNN, arXiv 2308.10373"
     STATES, INPUTS = ("v", "e"), ("x",)
     CONSTANTS = (*Leaky.CONSTANTS, "theta", "target", "adapts")
     OWN = (*Leaky.OWN, "theta", "target")

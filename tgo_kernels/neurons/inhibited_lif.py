@@ -23,6 +23,7 @@ class InhibitedLIF(Leaky):
     """
 
     number = 7
+    SOURCE = "DeepEISNN, arXiv 2509.23253"
     STATES, INPUTS = ("v",), ("excitation", "subtracted", "divided")
 
     @staticmethod

@@ -36,6 +36,7 @@ class IntegerLIF(Leaky):
     """
 
     number = 9
+    SOURCE = "SpikeYOLO, arXiv 2407.20708"
     SPIKES = Spikes.INTEGER
     STATES, INPUTS = ("v",), ("x",)
     CONSTANTS = ("decay", "gain", "leak_bias", "most", "unit", "noise_std")

@@ -19,6 +19,7 @@ class LIF(Leaky):
     """
 
     number = 0
+    SOURCE = "Gerstner and Kistler 2002; constants of SpikingJelly"
     STATES, INPUTS = ("v",), ("x",)
 
     @staticmethod

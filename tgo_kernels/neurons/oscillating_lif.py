@@ -30,6 +30,7 @@ class OscillatingLIF(Leaky):
     """
 
     number = 6
+    SOURCE = "our form of arXiv 2211.02223"
     STATES, INPUTS = ("v",), ("x",)
     CONSTANTS = (*Leaky.CONSTANTS, "added", "multiplied")
     OWN = (*Leaky.OWN, "amplitude", "period", "phase")

@@ -28,6 +28,7 @@ class SelfPredictingLIF(Filtering):
     """
 
     number = 5
+    SOURCE = "our form of arXiv 2601.21823"
     STATES, INPUTS = ("v", "p"), ("x",)
     CONSTANTS = (*Leaky.CONSTANTS, "rate", "of_output", "of_input", "scale", "shift")
     OWN = (*Leaky.OWN, "rate", "of_output", "of_input", "scale", "shift")

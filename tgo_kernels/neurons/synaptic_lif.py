@@ -25,6 +25,7 @@ class SynapticLIF(Filtering):
     """
 
     number = 2
+    SOURCE = "current-based LIF: snnTorch, SpikingJelly, NIR"
     STATES, INPUTS = ("v", "i"), ("x",)
     CONSTANTS = (*Leaky.CONSTANTS, "current_decay", "scale", "shift")
     OWN = (*Leaky.OWN, "current_decay", "scale", "shift")

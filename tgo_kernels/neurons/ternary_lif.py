@@ -26,6 +26,7 @@ class TernaryLIF(Leaky):
     """
 
     number = 8
+    SOURCE = "Guo et al. 2024, arXiv 2312.06372"
     SPIKES = Spikes.TERNARY
     STATES, INPUTS = ("v",), ("x",)
 
