@@ -19,7 +19,15 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ENGINES = [("triton", "cpu")] if INTERPRETED else [("native", "cpu"), ("reference", "cpu")]
 ENGINES += [("triton", "cuda"), ("native", "cuda")] if torch.cuda.is_available() else []
 on_every_engine = pytest.mark.parametrize(("impl", "device"), ENGINES)
-on_every_compiler = pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+
+
+def compilers(*names: str) -> tuple[str, ...]:
+    """All of them; in the interpreter, where a graph takes a minute, the last one, which has the most to do."""
+    return names[-1:] if INTERPRETED else names
+
+
+ALL = compilers("eager", "aot_eager", "inductor")
+on_every_compiler = pytest.mark.parametrize("backend", ALL)
 ONCE, NO_JVP, NO_VMAP = "differentiable once", "no forward-mode derivative", "has no vmap"
 
 
@@ -202,7 +210,7 @@ def test_a_traced_graph_has_its_gradient(impl, device):
 
 
 @on_every_engine
-@pytest.mark.parametrize("backend", [None, "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", [None, *compilers("aot_eager", "inductor")])
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing(impl, device, backend, reentrant):
     net, x = network(impl).to(device), torch.rand(9, 3, 6, device=device)
@@ -218,7 +226,7 @@ def test_activation_checkpointing(impl, device, backend, reentrant):
 
 
 @on_every_engine
-@pytest.mark.parametrize("backend", [None, "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", [None, *compilers("aot_eager", "inductor")])
 def test_saved_tensor_hooks(impl, device, backend):
     every = Everything(impl, device)
     expected = every.expected()
@@ -237,7 +245,7 @@ def test_saved_tensor_hooks(impl, device, backend):
 
 
 @on_every_engine
-@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
+@pytest.mark.parametrize("backend", [None, *compilers("eager", "aot_eager")])
 def test_batched_gradients(impl, device, backend):
     every = Everything(impl, device)
     leaves = [a.clone().requires_grad_() for a in every.given]
@@ -256,7 +264,7 @@ def refused(call, *arguments, match: str) -> None:
 
 
 @on_every_engine
-@pytest.mark.parametrize("backend", [None, "eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", [None, *ALL])
 def test_forward_mode_is_refused(impl, device, backend):
     every = Everything(impl, device)
     x, spikes = every.given[0], every.of_x
@@ -272,7 +280,7 @@ def test_forward_mode_is_refused(impl, device, backend):
 
 
 @on_every_engine
-@pytest.mark.parametrize("backend", [None, "eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", [None, *ALL])
 def test_vmap_is_refused(impl, device, backend):
     every = Everything(impl, device)
     x, spikes = every.given[0], every.of_x
@@ -294,11 +302,11 @@ def test_a_second_derivative_is_refused(impl, device):
         return func.grad(lambda x: func.grad(loss)(x).square().sum())(x)
 
     refused(twice, x, match=ONCE)
-    for backend in ("eager", "aot_eager", "inductor"):
+    for backend in ALL:
         refused(torch.compile(twice, backend=backend), x, match=ONCE)
     refused(func.hessian(loss), x, match=NO_JVP)
     refused(func.jacrev(func.jacrev(loss)), x, match=ONCE)
-    for backend in (None, "eager", "aot_eager", "inductor"):
+    for backend in (None, *ALL):
         called = torch.compile(tgo.lif, backend=backend) if backend else tgo.lif
         leaf = x.clone().requires_grad_()
         (g,) = torch.autograd.grad(called(leaf, impl=impl).spikes.sum(), leaf, create_graph=True)
