@@ -19,6 +19,11 @@ def inputs_of(neuron, make):
     return [make() if name != "divided" else 2.0 ** torch.randint(-1, 2, make().shape) for name in neuron.INPUTS]
 
 
+def counted(neuron, spikes):
+    """As how many they count: of either sign as one, and of integers all."""
+    return (spikes.abs() * (neuron.levels if getattr(neuron, "normalize", False) else 1)).sum()
+
+
 def test_every_neuron_is_here():
     assert {type(member.neuron) for member in MEMBERS} == set(neurons.HOUSE)
 
@@ -29,8 +34,7 @@ def test_it_is_that_of_its_equations(member, impl):
     inputs = inputs_of(member.neuron, lambda: dyadic(30, 7, 11))
     spikes, state = member.loop(*(x.double() for x in inputs))
     out = tgo.scan(member.neuron, inputs, impl=impl)
-    counts = spikes.abs() * (member.neuron.levels if getattr(member.neuron, "normalize", False) else 1)
-    assert torch.equal(out.spikes.double(), spikes) and out.fired == counts.sum()
+    assert torch.equal(out.spikes.double(), spikes) and out.fired == counted(member.neuron, spikes)
     assert 0.02 < (spikes != 0).double().mean() < 0.9
     for found, expected in zip(out.state, state, strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
@@ -81,7 +85,8 @@ def test_gradients_against_finite_differences(member, monkeypatch):
     given = len(values), len(values) + len(inputs)
 
     def outputs(*leaves):
-        neuron = plain.changed(**dict(zip(names, leaves[: given[0]], strict=True)), guard_margin=1.0)
+        guarded = {"guard_margin": 1.0} | member.fixed
+        neuron = plain.changed(**dict(zip(names, leaves[: given[0]], strict=True)), **guarded)
         streams = leaves[given[0] : given[1]]
         neuron = neuron.prepared(streams[0], 3)
         out = reference.scan(neuron, streams, leaves[given[1] :], torch.tensor(5), 3)
@@ -129,6 +134,7 @@ def test_chunks_and_lengths_are_the_same_steps(member, impl):
         return tgo.scan(neuron, [each[begin:end] for each in (x, *streams)], *state, **options)
 
     noise = {"noise_std": 0.2, "noise_seed": 5, "membrane": "u", "impl": impl}
+    margin = {"guard_margin": member.fixed.get("guard_margin", 0.5)}
     whole = scan(0, 12, **noise)
     first = scan(0, 5, **noise)
     rest = scan(5, 12, first.state, noise_step=5, **noise)
@@ -137,16 +143,16 @@ def test_chunks_and_lengths_are_the_same_steps(member, impl):
 
     lengths = torch.tensor([12, 5, 0])
     for valid in (lengths, torch.arange(12)[:, None] < lengths):
-        out = scan(0, 12, valid=valid, guard_margin=0.5, **noise)
+        out = scan(0, 12, valid=valid, **margin, **noise)
         for b, length in enumerate(lengths.tolist()):
             assert torch.equal(out.spikes[:length, b], whole.spikes[:length, b])
             assert not out.spikes[length:, b].any() and not out.membrane[length:, b].any()
         for found, all_steps, of_five in zip(out.state, whole.state, first.state, strict=True):
             assert torch.equal(found[0], all_steps[0]) and torch.equal(found[1], of_five[1])
             assert torch.equal(found[2], torch.zeros(8))
-        assert out.fired == out.spikes.sum()
+        assert out.fired == counted(neuron, out.spikes)
         assert torch.equal(scan(0, 12, valid=lengths + 2**32, **noise).spikes, whole.spikes)
-        quiet = noise | {"noise_std": 0.0, "guard_margin": 0.5}
+        quiet = noise | margin | {"noise_std": 0.0}
         guarded = tgo.scan(neuron, [each[:, :1] for each in (x, *streams)], **quiet)
         alone = scan(0, 12, valid=torch.tensor([12, 0, 0]), **quiet)
         torch.testing.assert_close(alone.penalty, guarded.penalty)

@@ -72,7 +72,7 @@ class Ternary(FusedLeakyNode):
     kind = neurons.TernaryLIF
 
     def adopted(self) -> str:
-        other = self.neuron.surrogate.derivative(torch.tensor(float(self.v_threshold)))
+        other = self._neuron.surrogate.derivative(torch.tensor(float(self.v_threshold)))
         return "the surrogate of the other threshold, which theirs adds, is not 0" if other > 0 else ""
 
 
@@ -122,7 +122,7 @@ class CurrentBased(FusedNode):
     def constants(self) -> Mapping[str, Any]:
         rest = self.v_reset or 0.0
         still = {"bias": -((1.0 - self.v_decay) * rest)} if rest else {}
-        return {**super().constants(), "decay": self.v_decay, "current_decay": self.c_decay, **still}
+        return {**FusedNode.constants(self), "decay": self.v_decay, "current_decay": self.c_decay, **still}
 
     def in_their_terms(self, new: Mapping[str, Any]) -> Mapping[str, Any]:
         theirs, names = dict(super().in_their_terms(new)), {"decay": "v_decay", "current_decay": "c_decay"}
