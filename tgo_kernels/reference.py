@@ -154,7 +154,7 @@ class _Walk:
         """What of a membrane is held against the threshold."""
         return torch.where(v < 0, -v, v) if self.neuron.SPIKES is Spikes.TERNARY else v
 
-    def _along(self, v: Tensor, value: float | Tensor) -> float | Tensor:
+    def _along(self, v: Tensor, value: Any) -> Any:
         """``value``, with the sign of a membrane where spikes have one."""
         if self.neuron.SPIKES is not Spikes.TERNARY:
             return value

@@ -72,7 +72,7 @@ class Fused(LIF):
         raise NotImplementedError
 
     @property
-    def neuron(self) -> Neuron:
+    def neuron(self) -> Any:
         """The constants of a call, but for those that learn; another neuron holds until the next change of theirs."""
         if self.unchanged():
             return self._neuron
@@ -83,7 +83,7 @@ class Fused(LIF):
         return neuron
 
     @neuron.setter
-    def neuron(self, neuron: Neuron) -> None:
+    def neuron(self, neuron: Any) -> None:
         LIF.neuron.fset(self, neuron)  # type: ignore[attr-defined]
 
     def adopted(self) -> str:
