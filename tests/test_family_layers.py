@@ -152,3 +152,67 @@ def test_a_norm_in_front_is_a_pair_of_constants():
             apart = layer(norm(x.flatten(0, 1)).unflatten(0, (5, 8)))
             fused = tgo.Block(norm, layer)(x)
             assert (fused != apart).float().mean() < 1e-3 and 0 < (fused != 0).float().mean() < 1, kind.__name__
+
+
+def test_constants_that_are_tensors_are_buffers_or_parameters():
+    target, theta = torch.randn(7, 1, 4, 5), torch.nn.Parameter(torch.rand(4, 5))
+    layer = tgo.HomeostaticLIF(4.0, False, target=target, theta=theta)
+    assert list(layer.state_dict()) == ["theta", "target"] and layer.theta is theta and layer.target is target
+    x = torch.randn(7, 3, 4, 5)
+    spikes = layer(x)
+    assert torch.equal(spikes, tgo.scan(neurons.HomeostaticLIF(decay=0.75, target=target, theta=theta), x).spikes)
+    spikes.sum().backward()
+    assert theta.grad.abs().sum() > 0 and layer.learned(4).keys() == {"theta", "target"}
+    other = pickle.loads(pickle.dumps(copy.deepcopy(layer)))
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), spikes) and other.target is not target
+    layer.set(target=0.25)
+    assert torch.equal(target, torch.full_like(target, 0.25)) and "target=0.25" in repr(layer)
+    assert layer.double().target.dtype == torch.float64
+    with pytest.raises(ValueError, match=r"a tensor that learns is an nn\.Parameter"):
+        tgo.HomeostaticLIF(theta=torch.rand(5), learn_theta=True)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'decay'"):
+        tgo.HomeostaticLIF(decay=torch.rand(5))
+
+
+def a_network():
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 8),
+        tgo.LIF(noise_std=0.3, stateful=True),
+        torch.nn.Linear(8, 4),
+        tgo.AdaptiveLIF(v_reset=None),
+    )
+
+
+def test_signatures_are_the_mean_membranes():
+    net, batches = a_network(), [torch.randn(5, n, 6) * 3 for n in (3, 7)]
+    net[0].eval()
+    before = [layer.neuron for layer in (net[1], net[3])]
+    for given in (batches, [(x, 0) for x in batches]):
+        found = tgo.signatures(net, given)
+        assert {name: list(mean.shape) for name, mean in found.items()} == {"1": [5, 1, 8], "3": [5, 1, 4]}
+    h = tgo.scan(neurons.LIF(membrane="h", gain=0.5), net[0](torch.cat(batches, 1)))
+    torch.testing.assert_close(found["1"], h.membrane.mean(1, keepdim=True))
+    second = tgo.scan(net[3].neuron, net[2](h.spikes), membrane="h")
+    torch.testing.assert_close(found["3"], second.membrane.mean(1, keepdim=True))
+    assert [layer.neuron for layer in (net[1], net[3])] == before and net[1].v is None
+    assert net[1].training and not net[0].training and not net[1]._forward_hooks
+    with torch.no_grad():
+        homeostatic = tgo.HomeostaticLIF(target=found["1"])(net[0](batches[0]))
+    assert 0 < homeostatic.mean() < 1
+    called = []
+    tgo.signatures(net, ["a"], run=lambda model, batch: called.append((batch, model(batches[0]))))
+    assert called[0][0] == "a" and not called[0][1].requires_grad
+
+
+def test_what_has_no_signature_is_named():
+    net, x = a_network(), torch.randn(5, 3, 6)
+    for make, message in (
+        (lambda: tgo.signatures(torch.nn.Linear(2, 2), [x]), "model has no layer"),
+        (lambda: tgo.signatures(net, []), "batches has none"),
+        (lambda: tgo.signatures(net, [x, x[:4]]), r"1: \[T, \*\] was \[5, 1, 8\], and is \[4, 1, 8\]"),
+        (lambda: tgo.signatures(torch.nn.Sequential(*[tgo.LIF()] * 2), [x]), "0 is called more than once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+        assert net.training and net[1].neuron.membrane is None

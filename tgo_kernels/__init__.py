@@ -23,6 +23,7 @@ from tgo_kernels.ops import available_impls, explain_impl
 from tgo_kernels.over_time import OverTime
 from tgo_kernels.packing import pack_spikes
 from tgo_kernels.pools import MaxPool2d
+from tgo_kernels.signatures import signatures
 from tgo_kernels.surrogate import *  # noqa: F403
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "pack_spikes",
     "reference",
     "scan",
+    "signatures",
     "surrogate",
     "tune_allocator",
 ]

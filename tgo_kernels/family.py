@@ -4,10 +4,10 @@ import inspect
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgo_kernels import neurons
-from tgo_kernels.constants import beside_lif, readable, readable_own
+from tgo_kernels.constants import beside_lif, held, readable, readable_own
 from tgo_kernels.layers import LIF
 from tgo_kernels.neurons import check_bool
 from tgo_kernels.penalties import keep
@@ -18,6 +18,9 @@ class Family(LIF):
 
     Its constants beside those of LIF are keyword arguments with the neuron's defaults, and each that may be a tensor
     has a ``learn_<name>``. All can be read from the layer, and changed by :meth:`LIF.set`.
+
+    One that may be a tensor may be given as one that broadcasts to [*], or with a time axis to [T, *], for instance of
+    each neuron: it is a buffer then, and an ``nn.Parameter`` learns.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}  #: of the constructor's arguments, where they are not those of LIF
@@ -44,15 +47,24 @@ class Family(LIF):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         given = {name: options.pop(name) for name in beside_lif(self.kind) if name in options}
+        tensors = {name: given.pop(name) for name in self.kind.OWN if isinstance(given.get(name), Tensor)}
         learns = {name: options.pop(option, False) for option, name in self._options.items()}
         for name, learn in learns.items():
             check_bool(f"learn_{name}", learn)
+            if learn and name in tensors:
+                raise ValueError(f"learn_{name} is of a number; a tensor that learns is an nn.Parameter")
         keep(self, "_given", given)
         keep(self, "_learns", tuple(name for name, learn in learns.items() if learn))
         absent = {
             name: value for name, value in self.defaults.items() if name not in self._positional[: len(arguments)]
         }
         super().__init__(*arguments, **absent | options)
+        for name, tensor in tensors.items():
+            (self._parameters if isinstance(tensor, nn.Parameter) else self._buffers)[name] = tensor
+        keep(self, "_held", tuple(tensors))
+
+    def learned(self, dims: int) -> dict[str, Tensor]:
+        return super().learned(dims) | {name: held(getattr(self, name)) for name in vars(self).get("_held", ())}
 
 
 def _learns(name: str, layer: Family) -> bool:
