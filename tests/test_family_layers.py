@@ -11,17 +11,7 @@ import tgo_kernels as tgo
 from tgo_kernels import neurons
 from tgo_kernels.constants import beside_lif
 
-LAYERS = (
-    tgo.AdaptiveLIF,
-    tgo.SynapticLIF,
-    tgo.AdLIF,
-    tgo.HomeostaticLIF,
-    tgo.SelfPredictingLIF,
-    tgo.OscillatingLIF,
-    tgo.InhibitedLIF,
-    tgo.TernaryLIF,
-    tgo.IntegerLIF,
-)
+LAYERS = tuple(getattr(tgo, kind.__name__) for kind in neurons.HOUSE[1:])
 EACH = pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
 DIFFERENT = {"rho": 0.7, "beta": 0.4, "increment": 0.6, "current_decay": 0.8, "scale": 1.5, "shift": 0.2, "a": 0.3}
 DIFFERENT |= {"b": 0.5, "symplectic": True, "theta": 0.3, "target": 0.2, "adapt_grad": "none", "rate": 0.25}

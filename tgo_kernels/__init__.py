@@ -1,23 +1,13 @@
 """Fused, noisy, guarded LIF neurons for spiking neural networks, in PyTorch (Threshold Guarding Optimization)."""
 
-from tgo_kernels import neurons, noise, reference, surrogate
+from tgo_kernels import house, neurons, noise, reference, surrogate
 from tgo_kernels.allocator import tune_allocator
 from tgo_kernels.blocks import Block
 from tgo_kernels.call import LIFOutput, ScanOutput
-from tgo_kernels.family import (
-    AdaptiveLIF,
-    AdLIF,
-    HomeostaticLIF,
-    InhibitedLIF,
-    IntegerLIF,
-    OscillatingLIF,
-    SelfPredictingLIF,
-    SynapticLIF,
-    TernaryLIF,
-)
 from tgo_kernels.functional import lif, scan
 from tgo_kernels.fusion import Fusion, fuse
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
+from tgo_kernels.house import *  # noqa: F403
 from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.ops import available_impls, explain_impl
 from tgo_kernels.over_time import OverTime
@@ -28,22 +18,14 @@ from tgo_kernels.surrogate import *  # noqa: F403
 
 __all__ = [
     "LIF",
-    "AdLIF",
-    "AdaptiveLIF",
     "Block",
     "Fusion",
     "GuardSchedule",
-    "HomeostaticLIF",
-    "InhibitedLIF",
-    "IntegerLIF",
     "LIFOutput",
     "LeakyIntegrator",
     "MaxPool2d",
-    "OscillatingLIF",
     "OverTime",
     "ScanOutput",
-    "SelfPredictingLIF",
-    "SynapticLIF",
     "available_impls",
     "explain_impl",
     "flip_probability",
@@ -60,6 +42,7 @@ __all__ = [
     "surrogate",
     "tune_allocator",
 ]
+__all__ += house.__all__
 __all__ += surrogate.__all__
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The layers of the neurons beside LIF: each is its dataclass in :mod:`tgo_kernels.neurons`, as a layer."""
+"""What the layers of the neurons beside LIF are: each its dataclass in :mod:`tgo_kernels.neurons`, as a layer."""
 
 import inspect
 from functools import partial
@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from tgo_kernels import neurons
 from tgo_kernels.constants import beside_lif, held, readable, readable_own
 from tgo_kernels.layers import LIF
 from tgo_kernels.neurons import check_bool
@@ -23,7 +22,6 @@ class Family(LIF):
     each neuron: it is a buffer then, and an ``nn.Parameter`` learns.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {}  #: of the constructor's arguments, where they are not those of LIF
     _options: ClassVar[dict[str, str]]  # what says that a constant learns, and which
     _positional: ClassVar[tuple[str, ...]]
 
@@ -37,7 +35,7 @@ class Family(LIF):
             setattr(cls, option, readable(option, partial(_learns, name)))
         first, last = list[inspect.Parameter](), list[inspect.Parameter]()
         for name, each in inspect.signature(LIF).parameters.items():
-            each = each.replace(default=cls.defaults.get(name, each.default))
+            each = each.replace(default=cls.kind.LAYER.get(name, each.default))
             (first if each.kind is each.POSITIONAL_OR_KEYWORD else last).append(each)
         cls._positional = tuple(each.name for each in first)
         fields = cls.kind.__dataclass_fields__
@@ -56,7 +54,7 @@ class Family(LIF):
         keep(self, "_given", given)
         keep(self, "_learns", tuple(name for name, learn in learns.items() if learn))
         absent = {
-            name: value for name, value in self.defaults.items() if name not in self._positional[: len(arguments)]
+            name: value for name, value in self.kind.LAYER.items() if name not in self._positional[: len(arguments)]
         }
         super().__init__(*arguments, **absent | options)
         for name, tensor in tensors.items():
@@ -69,68 +67,3 @@ class Family(LIF):
 
 def _learns(name: str, layer: Family) -> bool:
     return name in layer._learns
-
-
-class AdaptiveLIF(Family):
-    """:class:`tgo_kernels.neurons.AdaptiveLIF` as a layer."""
-
-    kind = neurons.AdaptiveLIF
-
-
-class SynapticLIF(Family):
-    """:class:`tgo_kernels.neurons.SynapticLIF` as a layer."""
-
-    kind = neurons.SynapticLIF
-
-
-class AdLIF(Family):
-    """:class:`tgo_kernels.neurons.AdLIF` as a layer."""
-
-    kind = neurons.AdLIF
-
-
-class HomeostaticLIF(Family):
-    """:class:`tgo_kernels.neurons.HomeostaticLIF` as a layer."""
-
-    kind = neurons.HomeostaticLIF
-
-
-class SelfPredictingLIF(Family):
-    """:class:`tgo_kernels.neurons.SelfPredictingLIF` as a layer."""
-
-    kind = neurons.SelfPredictingLIF
-
-
-class OscillatingLIF(Family):
-    """:class:`tgo_kernels.neurons.OscillatingLIF` as a layer."""
-
-    kind = neurons.OscillatingLIF
-
-
-class TernaryLIF(Family):
-    """:class:`tgo_kernels.neurons.TernaryLIF` as a layer: [T, *] to [T, *] of -1, 0 and 1."""
-
-    kind = neurons.TernaryLIF
-    defaults: ClassVar = {"v_reset": None}
-
-
-class IntegerLIF(Family):
-    """:class:`tgo_kernels.neurons.IntegerLIF` as a layer: [T, *] to [T, *] of 0, 1, ... up to ``levels``."""
-
-    kind = neurons.IntegerLIF
-    defaults: ClassVar = {
-        "tau": 4 / 3,
-        "decay_input": False,
-        "v_reset": None,
-        "surrogate": kind.surrogate,
-        "detach_reset": True,
-    }
-
-
-class InhibitedLIF(Family):
-    """:class:`tgo_kernels.neurons.InhibitedLIF` as a layer of three currents, [T, *] each."""
-
-    kind = neurons.InhibitedLIF
-
-    def forward(self, excitation: Tensor, subtracted: Tensor, divided: Tensor) -> Tensor:  # type: ignore[override]
-        return self._output(self._run(excitation, subtracted, divided))

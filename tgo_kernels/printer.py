@@ -4,7 +4,7 @@ The step is traced into a graph, and its vector-Jacobian product into another (`
 are printed operator by operator, in the graph's order and grouped as it is, so that all engines round alike. Firing is
 one operator, with the noise, the reset and the surrogate in it: every engine has it by hand (``fire``, ``fire_back``).
 
-    python -m tgo_kernels.printer    # prints the steps of the house anew
+    python -m tgo_kernels.printer    # prints the steps of the house anew, and what lists them
 """
 
 import operator
@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from tgo_kernels import neurons
+from tgo_kernels import registry
 from tgo_kernels.languages import Cpp, Language, Triton
 
-HOUSE = {neuron.__module__.rsplit(".", 1)[1]: neuron for neuron in neurons.HOUSE}
 ROOT = Path(__file__).parents[1]
 Tensors = tuple[Tensor, ...]
 
@@ -214,10 +213,6 @@ def triton(name: str, neuron: Any) -> str:
     return "\n".join(head) + body
 
 
-def _struct(name: str) -> str:
-    return "".join(map(str.capitalize, name.split("_")))
-
-
 def cpp(name: str, neuron: Any) -> str:
     """The header of a step and its reverse."""
     forward, back = texts(neuron, Cpp)
@@ -253,7 +248,7 @@ def cpp(name: str, neuron: Any) -> str:
 
 namespace tgo {{
 
-struct {_struct(name)} {{
+struct {registry.struct(name)} {{
   static constexpr int kStates = {len(states)}, kInputs = {len(inputs)}, kConstants = {len(constants)};
   static constexpr Spikes kSpikes = Spikes::k{neuron.SPIKES.name.capitalize()};
 
@@ -275,39 +270,11 @@ struct {_struct(name)} {{
 
 
 def house() -> dict[Path, str]:
-    """The files of the house's steps."""
-    triton_steps, cpp_steps = ROOT / "tgo_kernels/_triton/steps", ROOT / "csrc/steps"
-    files = {triton_steps / f"{name}.py": triton(name, neuron) for name, neuron in HOUSE.items()}
-    files |= {cpp_steps / f"{name}.h": cpp(name, neuron) for name, neuron in HOUSE.items()}
-    of, printed = "of the house, in the order of their numbers.", "Printed by tgo_kernels/printer.py: the steps"
-    files[triton_steps / "__init__.py"] = "\n".join(
-        [
-            f'"""{printed} {of}"""',
-            "",
-            "from tgo_kernels._triton.steps import (",
-            *(f"    {name}," for name in sorted(HOUSE)),
-            ")",
-            "",
-            f"STEPS = {tuple_of(list(HOUSE), 8)}",
-            "",
-        ]
-    )
-    files[cpp_steps / "house.h"] = "\n".join(
-        [
-            f"// {printed} {of}",
-            "#pragma once",
-            "",
-            *(f'#include "{name}.h"' for name in sorted(HOUSE)),
-            "",
-            "namespace tgo {",
-            "",
-            "using Neurons = House<",
-            ",\n".join(f"    {_struct(name)}" for name in HOUSE) + ">;",
-            "",
-            "}  // namespace tgo",
-            "",
-        ]
-    )
+    """The files of the house's steps, and those that list them."""
+    files = registry.lists(ROOT)
+    for name, neuron in registry.kinds().items():
+        files[ROOT / "tgo_kernels/_triton/steps" / f"{name}.py"] = triton(name, neuron)
+        files[ROOT / "csrc/steps" / f"{name}.h"] = cpp(name, neuron)
     return files
 
 

@@ -2,34 +2,14 @@
 
 from collections.abc import Sequence
 
-from tgo_kernels.neurons.ad_lif import AdLIF
-from tgo_kernels.neurons.adaptive_lif import AdaptiveLIF
 from tgo_kernels.neurons.base import GUARD_MARGIN, MINIMUM, SWITCHES, Leaky, Neuron, NoiseMode, check_bool, check_number
-from tgo_kernels.neurons.homeostatic_lif import HomeostaticLIF
-from tgo_kernels.neurons.inhibited_lif import InhibitedLIF
-from tgo_kernels.neurons.integer_lif import IntegerLIF
+from tgo_kernels.neurons.house import *  # noqa: F403
+from tgo_kernels.neurons.house import HOUSE
+from tgo_kernels.neurons.house import __all__ as of_the_house
 from tgo_kernels.neurons.leaky_integrator import LeakyIntegrator
-from tgo_kernels.neurons.lif import LIF
-from tgo_kernels.neurons.oscillating_lif import OscillatingLIF
-from tgo_kernels.neurons.self_predicting_lif import SelfPredictingLIF
-from tgo_kernels.neurons.synaptic_lif import SynapticLIF
-from tgo_kernels.neurons.ternary_lif import TernaryLIF
 
-#: in the order of their numbers, which csrc/neurons.h has too
-HOUSE: tuple[type[Neuron], ...] = (
-    LIF,
-    AdaptiveLIF,
-    SynapticLIF,
-    AdLIF,
-    HomeostaticLIF,
-    SelfPredictingLIF,
-    OscillatingLIF,
-    InhibitedLIF,
-    TernaryLIF,
-    IntegerLIF,
-)
-
-__all__ = ["LeakyIntegrator", "Neuron", *(neuron.__name__ for neuron in HOUSE)]
+__all__ = ["LeakyIntegrator", "Neuron"]
+__all__ += of_the_house
 
 
 def shape_of(settings: Sequence[float]) -> tuple[int, int, int]:

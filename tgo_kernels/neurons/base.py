@@ -60,6 +60,7 @@ class Neuron:
 
     number: ClassVar[int]  #: by which the engines know the step
     SOURCE: ClassVar[str]  #: who published it
+    LAYER: ClassVar[dict[str, Any]] = {}  #: what its layer's arguments are by default, where that is not LIF's
     STATES: ClassVar[tuple[str, ...]]
     INPUTS: ClassVar[tuple[str, ...]]
     CONSTANTS: ClassVar[tuple[str, ...]]  #: of the step, in the order that the operators expect

@@ -1,7 +1,7 @@
 """LIF whose spikes are small integers."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -38,6 +38,13 @@ class IntegerLIF(Leaky):
     number = 9
     SOURCE = "SpikeYOLO, arXiv 2407.20708"
     SPIKES = Spikes.INTEGER
+    LAYER: ClassVar = {
+        "tau": 4 / 3,
+        "decay_input": False,
+        "v_reset": None,
+        "surrogate": WINDOW,
+        "detach_reset": True,
+    }
     STATES, INPUTS = ("v",), ("x",)
     CONSTANTS = ("decay", "gain", "leak_bias", "most", "unit", "noise_std")
     OWN = ("decay", "gain", "bias", "noise_std")

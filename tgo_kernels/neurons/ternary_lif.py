@@ -1,7 +1,7 @@
 """LIF with spikes of both signs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class TernaryLIF(Leaky):
     number = 8
     SOURCE = "Guo et al. 2024, arXiv 2312.06372"
     SPIKES = Spikes.TERNARY
+    LAYER: ClassVar = {"v_reset": None}
     STATES, INPUTS = ("v",), ("x",)
 
     v_reset: float | None = None
