@@ -101,6 +101,30 @@ def test_snntorchs_membrane_is_handed_on_as_it_is(reset):
     torch.testing.assert_close(found[1][1], found[0][1])
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("delay", [True, False])
+@pytest.mark.parametrize("reset", ["zero", "subtract", "none"])
+def test_a_conversion_amid_a_sequence_goes_on(reset, delay, hidden):
+    theirs = snntorch.Leaky(0.5, reset_mechanism=reset, reset_delay=delay, init_hidden=hidden, output=True)
+    x = dyadic(2, 3, 50).clamp(max=1.5)
+    given = () if hidden else (theirs(x[0])[1],)
+    spikes, _ = theirs(x[0], *given)
+    ours = copy.deepcopy(theirs)
+    from_snntorch.convert(ours)
+    assert spikes.any() and all(map(torch.equal, ours(x[1], *given), theirs(x[1], *given)))
+
+
+@pytest.mark.parametrize("delay", [True, False])
+def test_a_state_that_was_reset_is_detached(delay):
+    ours = snntorch.Leaky(0.5, reset_delay=delay, init_hidden=True)
+    from_snntorch.convert(ours)
+    x = dyadic(3, 8)
+    expected = ours(x)
+    ours.reset()
+    ours.detach()
+    assert torch.equal(ours(x), expected)
+
+
 def test_snntorchs_hidden_states_are_detached_in_place():
     found = []
     for fused in (False, True):

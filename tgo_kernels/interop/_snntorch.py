@@ -41,7 +41,7 @@ class FusedLeaky(Fused, snntorch.Leaky):
 
     def adopted(self) -> str:
         self.__dict__.pop("reset", None)  # snnTorch keeps a tensor under the name of our method
-        self._after = self.v = self.mem
+        self._after = self.v = None  # the next call starts from ``mem``, as it is
         again = not self.reset_delay and self._neuron.v_reset is None and self._neuron.reset_by is None
         return "a membrane is still above its threshold after a reset" if again else ""
 
@@ -160,8 +160,11 @@ class FusedLeaky(Fused, snntorch.Leaky):
         """The layer's own; with arguments, that of snnTorch."""
         snntorch.Leaky.detach(*states)
         if not states:
+            same = self.mem is unwrapped(self._after)
             super().detach()
-            self._after = self.mem = self.mem.detach() if self.reset_delay else self.v
+            self.mem = self.v if same and not self.reset_delay else self.mem.detach()
+            if same:
+                self._after = self.mem
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         if mem is not None:
