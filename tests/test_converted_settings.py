@@ -198,9 +198,10 @@ def test_set_writes_what_snntorch_has():
     assert learns.beta is beta and beta == 0.75 and learns.threshold == 0.5
 
 
-def test_constants_given_to_a_functional_call_learn():
+@pytest.mark.parametrize("how", [{}, {"reset_delay": True}, {"reset_delay": True, "reset_mechanism": "subtract"}])
+def test_constants_given_to_a_functional_call_learn(how):
     """They are then no Parameters, but tensors in their place."""
-    theirs = leaky(learn_beta=True, learn_threshold=True)
+    theirs = leaky(learn_beta=True, learn_threshold=True, **how)
     ours = copy.deepcopy(theirs)
     from_snntorch.convert(ours)
     x, found = x_of()[0] / 2, []

@@ -114,6 +114,30 @@ def test_a_conversion_amid_a_sequence_goes_on(reset, delay, hidden):
     assert spikes.any() and all(map(torch.equal, ours(x[1], *given), theirs(x[1], *given)))
 
 
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_a_delayed_reset_is_by_the_constants_of_its_step(reset):
+    """Those that an optimizer, a checkpoint or a hand wrote since the membrane went over the threshold."""
+    theirs = snntorch.Leaky(0.5, reset_mechanism=reset, init_hidden=True, learn_beta=True)
+    ours, other = copy.deepcopy(theirs), snntorch.Leaky(0.25, 0.5, reset_mechanism="none", learn_beta=True)
+    from_snntorch.convert(ours)
+    x = dyadic(5, 3, 50)
+    for node in (theirs, ours):
+        node(x[0])
+        with torch.no_grad():
+            node.beta.fill_(1.0)
+        node(x[1])
+        with torch.no_grad():
+            node.beta.mul_(0.5)
+        node.threshold = torch.tensor(0.5)
+    for step in x[2:4]:
+        assert torch.equal(ours(step), theirs(step))
+    for node in (theirs, ours):
+        node.load_state_dict(other.state_dict())
+    theirs.state_function = theirs._base_int  # which snnTorch forgets
+    assert torch.equal(ours(x[4]), theirs(x[4]))
+    torch.testing.assert_close(ours.mem, theirs.mem)
+
+
 @pytest.mark.parametrize("delay", [True, False])
 def test_a_state_that_was_reset_is_detached(delay):
     ours = snntorch.Leaky(0.5, reset_delay=delay, init_hidden=True)
@@ -243,7 +267,7 @@ def test_what_snntorch_has_and_we_have_not_is_named():
             "quantised": snntorch.Leaky(**made, state_quant=torch.round),
             "surrogate": snntorch.Leaky(**made, spike_grad=snn_surrogate.triangular()),
             "parallel": snntorch.LeakyParallel(4, 4),
-            "synaptic": snntorch.Synaptic(alpha=0.5, beta=0.9),
+            "alpha": snntorch.Alpha(alpha=0.9, beta=0.8),
             "plain": snntorch.Leaky(**made, spike_grad=snn_surrogate.sigmoid(slope=5)),
         }
     )

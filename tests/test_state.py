@@ -16,6 +16,7 @@ from tgo_kernels.interop import snntorch as from_snntorch
 from tgo_kernels.interop import spikingjelly as from_spikingjelly
 
 KINDS = ("plain", "stateful", "spikingjelly s", "spikingjelly m", "snntorch s", "snntorch m")
+KINDS += ("snntorch synaptic s", "snntorch synaptic m")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_stateful_kind = pytest.mark.parametrize("kind", KINDS[1:])
 
@@ -23,6 +24,8 @@ every_stateful_kind = pytest.mark.parametrize("kind", KINDS[1:])
 def original(kind: str, **options) -> nn.Module:
     if "spikingjelly" in kind:
         return neuron.LIFNode(step_mode=kind[-1])
+    if "synaptic" in kind:
+        return snntorch.Synaptic(0.25, 0.5, init_hidden=True)
     if "snntorch" in kind:
         return snntorch.Leaky(0.5, init_hidden=True, reset_delay=False, reset_mechanism="zero")
     return tgo.LIF(stateful=kind == "stateful", **options)
@@ -69,7 +72,7 @@ def test_the_state_outlives_a_transform(kind):
         assert torch.equal(layer.neighbor_rate, plain[0].neighbor_rate)
         assert torch.equal(tgo.guard_penalty(layer), tgo.guard_penalty(plain))
     if "snntorch" in kind:
-        assert torch.equal(net[0].mem, plain[0].mem)
+        assert all(map(torch.equal, net[0].states(), plain[0].states()))
     expected = twice(kind, plain, lambda net: None)
     assert all(map(torch.equal, twice(kind, net, lambda net: None), expected)) and expected[1].any()
 
@@ -83,7 +86,7 @@ def test_training_goes_on_from_a_state_of_inference_mode(kind):
 
         return run
 
-    theirs = kind if "snntorch" not in kind else "snntorch s"  # which takes no sequences
+    theirs = f"{kind[:-1]}s" if "snntorch" in kind else kind  # which takes no sequences
     mode = torch.no_grad if kind in KINDS[:2] else torch.inference_mode
     theirs = twice(theirs, nn.Sequential(original(kind)), first(theirs, mode))
     for options in ({}, {"noise_std": 1e-6, "guard_margin": 0.5}):
@@ -92,7 +95,7 @@ def test_training_goes_on_from_a_state_of_inference_mode(kind):
         torch.testing.assert_close(ours[1], theirs[1], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["stateful", "spikingjelly m", "spikingjelly s", "snntorch m"])
+@pytest.mark.parametrize("kind", ["stateful", "spikingjelly m", "spikingjelly s", "snntorch m", KINDS[-1]])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_training_goes_on_from_a_state_of_inference_mode(kind, backend):
     torch.compiler.reset()

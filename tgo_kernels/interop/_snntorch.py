@@ -1,20 +1,19 @@
-"""snnTorch's Leaky, read and replaced; imported by the first conversion."""
+"""What snnTorch's neurons share, read and replaced; imported by the first conversion."""
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import snntorch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import tgo_kernels as tgo
 from tgo_kernels.constants import canonical, held_as
-from tgo_kernels.interop import conversion
-from tgo_kernels.interop.conversion import Fused, Refused, Report
-from tgo_kernels.neurons import check_bool
+from tgo_kernels.interop.conversion import Fused, Refused
 from tgo_kernels.neurons.base import state_dtype
-from tgo_kernels.penalties import out_of_inference, unwrapped, without_graph
+from tgo_kernels.penalties import keep, out_of_inference, unwrapped, without_graph
 
 # The functions that snntorch.surrogate makes, by name, and the parameter that they hold.
 SURROGATES: Mapping[str, tuple[str, Callable[[float], tgo.Surrogate]]] = {
@@ -23,36 +22,44 @@ SURROGATES: Mapping[str, tuple[str, Callable[[float], tgo.Surrogate]]] = {
     "fast_sigmoid": ("slope", tgo.FastSigmoid),
 }
 
-
-TENSORS = ("beta", "threshold", "reset_mechanism_val", "graded_spikes_factor")
 RESETS = tuple(snntorch.SpikingNeuron.reset_dict)
 
 
-class FusedLeaky(Fused, snntorch.Leaky):
-    """The state is snnTorch's ``mem``: whoever sets it starts a new sequence."""
+def hidden(name: str) -> Any:
+    """A state of snnTorch's, which is a buffer."""
+    return property(
+        lambda neuron: unwrapped(neuron._buffers[name]), lambda neuron, value: neuron._buffers.update({name: value})
+    )
 
+
+class FusedNeuron(Fused):
+    """The part that snnTorch's classes share. Whoever sets one of their states starts a new sequence."""
+
+    TENSORS: ClassVar[tuple[str, ...]] = ("beta", "threshold", "reset_mechanism_val", "graded_spikes_factor")
+    HIDDEN: ClassVar[tuple[str, ...]] = ("mem",)  # the states, in snnTorch's order
     sequence = False
     beta: Tensor
     threshold: Tensor
     reset_mechanism_val: Tensor
     spike_grad: Callable
-    _after: Any  # snnTorch's membrane that the state follows from
+    mem = hidden("mem")
+    _after: tuple[Tensor, ...] | None  # snnTorch's states that those of the layer follow from
+    _by: tuple[Any, ...] | None  # what a delayed reset was made by
     _seen: tuple[tuple[str, Tensor, int | None], ...]  # the tensors that were read, and when
 
     def adopted(self) -> str:
         self.__dict__.pop("reset", None)  # snnTorch keeps a tensor under the name of our method
-        self._after = self.v = None  # the next call starts from ``mem``, as it is
+        self._after = self.v = None  # the next call starts from snnTorch's states, as they are
         again = not self.reset_delay and self._neuron.v_reset is None and self._neuron.reset_by is None
         return "a membrane is still above its threshold after a reset" if again else ""
 
-    @property
-    def mem(self) -> Any:
-        """The membrane, a buffer of snnTorch's."""
-        return unwrapped(self._buffers["mem"])
+    def states(self) -> tuple[Tensor, ...]:
+        buffers = self._buffers
+        return tuple([unwrapped(buffers[name]) for name in self.HIDDEN])
 
-    @mem.setter
-    def mem(self, value: Any) -> None:
-        self._buffers["mem"] = value
+    def follows(self, states: tuple[Tensor, ...]) -> bool:
+        """Whether those of the layer follow from these of snnTorch's."""
+        return self._after is not None and all(map(operator.is_, states, map(unwrapped, self._after)))
 
     def key(self) -> Any:
         plain = self.__dict__.get
@@ -67,7 +74,7 @@ class FusedLeaky(Fused, snntorch.Leaky):
 
     def remember(self) -> None:
         super().remember()
-        tensors: Any = [(name, held_as(self, name)) for name in TENSORS]
+        tensors: Any = [(name, held_as(self, name)) for name in self.TENSORS]
         self._seen = tuple(
             (name, t, None if own(self, name) or t.is_inference() else t._version) for name, t in tensors
         )
@@ -122,6 +129,8 @@ class FusedLeaky(Fused, snntorch.Leaky):
             ("detach_reset", self.reset_delay),
             ("strict", True),
             ("reset_by", None),
+            ("scale", 1.0),
+            ("shift", 0.0),
         )
         for name, only in only_one:
             if new.get(name, only) != only:
@@ -143,55 +152,85 @@ class FusedLeaky(Fused, snntorch.Leaky):
 
     def reset(self) -> None:
         super().reset()
-        self.mem = torch.zeros(0)  # of no input's shape, as at first
+        for name in self.HIDDEN:
+            setattr(self, name, torch.zeros(0))  # of no input's shape, as at first
 
-    def reset_mem(self) -> Tensor:
+    def reset_mem(self) -> Any:
         self.reset()
-        return self.mem
+        return self.states() if len(self.HIDDEN) > 1 else self.mem
 
-    def train(self, mode: bool = True) -> "FusedLeaky":
-        same = self.mem is unwrapped(self._after)
+    def train(self, mode: bool = True) -> "FusedNeuron":
+        follows = self.follows(self.states())
         super().train(mode)
-        if same:
-            self._after = self.mem = out_of_inference(self.mem) if self.reset_delay else self.v
+        if follows:
+            self.mem = out_of_inference(self.mem) if self.reset_delay else self.v
+            self._after = self.states()
         return self
 
     def detach(self, *states: Tensor) -> None:
         """The layer's own; with arguments, that of snnTorch."""
-        snntorch.Leaky.detach(*states)
+        snntorch.SpikingNeuron.detach(*states)
         if not states:
-            same = self.mem is unwrapped(self._after)
+            follows = self.follows(self.states())
             super().detach()
-            self.mem = self.v if same and not self.reset_delay else self.mem.detach()
-            if same:
-                self._after = self.mem
+            for name in self.HIDDEN:
+                setattr(self, name, getattr(self, name).detach())
+            if follows:
+                self.mem = self.mem if self.reset_delay else self.v
+                self._after = self.states()
 
-    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
-        if mem is not None:
-            if self.init_hidden:
-                raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
-            self.mem = mem
+    def _forward(self, input_: Tensor, *given: Tensor | None) -> Any:
+        """With snnTorch's states, as far as they were given."""
+        for name, state in zip(self.HIDDEN, given, strict=True):
+            if state is not None:
+                if self.init_hidden:
+                    raise TypeError(f"`{name}` should not be passed as an argument while `init_hidden=True`")
+                setattr(self, name, state)
         if torch.compiler.is_compiling():  # values guard no compiled code
             same = (self.graded_spikes_factor == 1) & (self.reset_mechanism_val == RESETS.index(self._reset_mechanism))
-            torch._assert_async(
-                same.all(), "graded_spikes_factor or reset_mechanism_val of a compiled Leaky has changed"
-            )
+            name = type(self).__name__.removeprefix("Fused")
+            what = f"graded_spikes_factor or reset_mechanism_val of a compiled {name} has changed"
+            torch._assert_async(same.all(), what)
         mem, shape = self.mem, input_.shape[self.sequence :]
         if self.sequence and mem.dim() == input_.dim() and mem.shape[1:] == shape:
-            mem = self.mem = mem[-1].clone()  # of all steps, as a call returns them
-        if mem is not unwrapped(self._after) or mem.shape != shape:
-            super().reset()
-            self.v = self._after_reset(mem.to(state_dtype(input_.dtype))) if mem.shape == shape else None
-        elif self.reset_delay and not mem.requires_grad:  # detached in place
-            super().detach()
+            self.mem = mem[-1].clone()  # of all steps, as a call returns them
+        states, by = self.states(), self._resets_by()
+        fit = [state.shape == shape for state in states]
+        if not all(fit) or not self.follows(states):
+            self._begin(input_, [state if fits else None for state, fits in zip(states, fit, strict=True)])
+        elif by is not None and self._by != by:
+            self.v = self._after_reset(states[-1])  # by what was written since
+        elif self.reset_delay and not states[-1].requires_grad:  # detached in place
+            self.v = self.v.detach()
         spikes = tgo.LIF.forward(self, input_) if self.sequence else self.one_step(input_)
         found = self.v if self.membrane is None else self.membrane
-        self._after = self.mem = (
-            found[-1].clone() if self.reset_delay else self.v
-        )  # no view, which is not detached in place
+        mem = found[-1].clone() if self.reset_delay else self.v  # no view, which is not detached in place
+        self._buffers["mem"] = mem
+        keep(self, "_after", self.states())
+        keep(self, "_by", by)
         if self.init_hidden and not self.output:
             return spikes
-        return spikes, found if self.sequence else self.mem
+        return spikes, *self.states()[:-1], found if self.sequence else mem
+
+    def _begin(self, input_: Tensor, states: list[Tensor | None]) -> None:
+        """A new sequence, from those of snnTorch's states that have its shape."""
+        super().reset()
+        if all(state is None for state in states):
+            return
+        shape, dtype = input_.shape[self.sequence :], state_dtype(input_.dtype)
+        *more, mem = (
+            torch.zeros(shape, dtype=dtype, device=input_.device) if state is None else state.to(dtype)
+            for state in states
+        )
+        self.v = self._after_reset(mem)
+        self._more = tuple(more)
+
+    def _resets_by(self) -> tuple[Any, ...] | None:
+        """What a delayed reset depends on; None where there is none, or values guard no compiled code."""
+        if torch.compiler.is_compiling() or not self.reset_delay:
+            return None
+        read = self.beta, self.threshold
+        return self._reset_mechanism, *((id(t), None if t.is_inference() else t._version) for t in read)
 
     def _after_reset(self, mem: Tensor) -> Tensor:
         """snnTorch's membrane as the state of the layer, which is that after the reset."""
@@ -219,15 +258,16 @@ class FusedLeaky(Fused, snntorch.Leaky):
 
     def __getstate__(self) -> Mapping[str, Any]:
         state = dict(super().__getstate__())
-        mem = state["_v"] if self.mem is self.v else without_graph(self.mem)
-        state["_after"] = mem if self.mem is unwrapped(self._after) else None
-        state["_buffers"] = {**self._buffers, "mem": mem}
+        *more, mem = map(without_graph, self.states())
+        states = *more, state["_v"] if self.mem is self.v else mem
+        state["_after"] = states if self.follows(self.states()) else None
+        state["_buffers"] = {**self._buffers, **dict(zip(self.HIDDEN, states, strict=True))}
         return state
 
 
-def own(leaky: snntorch.Leaky, name: str) -> bool:
+def own(neuron: Any, name: str) -> bool:
     """Whether it learns, or differs between neurons: it is then read at every call."""
-    return name in leaky._parameters or leaky._buffers[name].numel() != 1
+    return name in neuron._parameters or neuron._buffers[name].numel() != 1
 
 
 def surrogate(function: Callable) -> tgo.Surrogate:
@@ -251,9 +291,3 @@ def surrogate_of(ours: Any) -> Callable:
             (width,) = vars(ours).values()
             return getattr(snntorch.surrogate, name)(**{parameter: width})
     raise ValueError(f"snnTorch has no surrogate {ours!r} that is converted; it has {', '.join(SURROGATES)}")
-
-
-def convert(model: nn.Module, *, sequence: bool, **options: Any) -> Report:
-    check_bool("sequence", sequence)
-    kinds = {snntorch.Leaky: FusedLeaky}
-    return conversion.convert(model, kinds, "snntorch._neurons", {"sequence": sequence}, **options)

@@ -59,7 +59,10 @@ class Fused(LIF):
         return self.key() == self._read_from
 
     def constants(self) -> Mapping[str, Any]:
-        """Of a :class:`Neuron`, from the attributes as they are now; or :class:`Refused`."""
+        """Of a :class:`Neuron`, from the attributes as they are now; or :class:`Refused`.
+
+        Of what is not converted yet, too, where ``super()`` is not at hand.
+        """
         raise NotImplementedError
 
     @classmethod
