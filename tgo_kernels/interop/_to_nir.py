@@ -15,12 +15,14 @@ import torch
 from nirtorch.torch_tracer import NIRTorchTracer
 from torch import Tensor, nn
 
+from tgo_kernels import neurons
 from tgo_kernels.constants import OWN
 from tgo_kernels.interop._from_nir import pair, read
 from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.neurons import check_number
 
 ORIGINS = ("torch.nn.modules.", "spikingjelly.activation_based.layer", "tgo_kernels.")
+NEURONS = (neurons.LIF,)  # those of the family that NIR holds
 HELD = ("Linear", "Conv1d", "Conv2d", "AvgPool2d", "Flatten")
 OVER_TIME = ("OverTime", "SeqToANNContainer")
 PASSED = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
@@ -95,7 +97,8 @@ def kind(module: nn.Module) -> str:
     base = next(base for base in type(module).__mro__ if base.__module__.startswith(ORIGINS))
     runs = (getattr(getattr(module, name, None), "__func__", None) for name in ("forward", "_conv_forward"))
     inherited = (getattr(base, name, None) for name in ("forward", "_conv_forward"))
-    return ("LIF" if issubclass(base, LIF) else base.__name__) if tuple(runs) == tuple(inherited) else ""
+    ours = isinstance(module, LIF) and module.kind in NEURONS
+    return ("LIF" if ours and issubclass(base, LIF) else base.__name__) if tuple(runs) == tuple(inherited) else ""
 
 
 def check_steps(layer: LIF, name: str) -> None:
@@ -154,6 +157,9 @@ def check_module(module: nn.Module, what: str, within: bool) -> None:
     if what in ("LIF", *HELD, *OVER_TIME, *PASSED):
         return
     name = type(module).__name__
+    if isinstance(module, LIF) and module.kind not in NEURONS:
+        known = ", ".join(each.__name__ for each in NEURONS)
+        raise NotImplementedError(f"NIR holds no {module.kind.__name__}; of the neurons it holds {known}")
     for base in (LIF, nn.Linear, nn.Conv1d, nn.Conv2d, nn.AvgPool2d, nn.Flatten):
         if isinstance(module, base):
             plain = f"{base.__name__} with the constants in effect"
