@@ -14,6 +14,7 @@ from tgo_kernels.constants import (
     FIRING,
     OPTIONS,
     OWN,
+    beside_lif,
     canonical,
     check_settings,
     fill,
@@ -244,7 +245,7 @@ class LIF(Layer):
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """As of every module; a subclass may hold a constant as a buffer, which its ``learned`` returns."""
-        if name in OWN:
+        if name in (*OWN, *beside_lif(self.kind)):
             self._buffers.setdefault(name, None)  # so that it does not count as taken
         super().register_buffer(name, tensor, persistent)
 

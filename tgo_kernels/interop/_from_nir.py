@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tgo_kernels.constants import OWN, held
+from tgo_kernels.constants import OWN, beside_lif, held
+from tgo_kernels.house import SynapticLIF
 from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.neurons import MINIMUM, check_number
 from tgo_kernels.over_time import OverTime
@@ -20,7 +21,7 @@ from tgo_kernels.over_time import OverTime
 
 def read(graph: nir.NIRGraph | str | Path, dt: float, options: Mapping[str, Any]) -> nn.Module:
     check_number("dt", dt, minimum=1e-30)
-    if given := options.keys() & {"tau", "decay_input", "v_threshold", "v_reset"}:
+    if given := options.keys() & {"tau", "decay_input", "v_threshold", "v_reset", *beside_lif(SynapticLIF.kind)}:
         raise TypeError(f"{', '.join(sorted(given))}: NIR says it of each layer")
     if not isinstance(graph, nir.NIRGraph):
         graph = nir.read(graph)
@@ -45,6 +46,7 @@ MADE = (
     nir.Flatten,
     nir.IF,
     nir.LIF,
+    nir.CubaLIF,
     nir.I,
     nir.LI,
 )
@@ -88,7 +90,7 @@ def checked(graph: nir.NIRGraph, within: str = "") -> dict[int, str]:
 def made(node: nir.NIRNode, dt: float, options: Mapping[str, Any]) -> nn.Module:
     if isinstance(node, (nir.I, nir.LI)):
         return integrator(node, dt, options)
-    if isinstance(node, (nir.IF, nir.LIF)):
+    if isinstance(node, (nir.IF, nir.LIF, nir.CubaLIF)):
         return layer(node, dt, options)
     if isinstance(node, nir.Flatten):
         start, end = (axis + 1 if axis >= 0 else axis for axis in (int(node.start_dim), int(node.end_dim)))
@@ -125,52 +127,76 @@ class Held(LIF):
 
     def __init__(self, own: Mapping[str, np.ndarray], **options: Any) -> None:
         super().__init__(**options)
-        if self.learn_decay or self.learn_threshold:
+        if self.learn_decay or self.learn_threshold or self._learns:
             raise ValueError("constants that differ between neurons are held and do not learn")
         for name, values in own.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
 
     def learned(self, dims: int) -> dict[str, Tensor]:
-        return {name: held(value) for name in OWN if (value := self._buffers.get(name)) is not None}
+        names = (*OWN, *beside_lif(self.kind))
+        own = {name: held(value) for name in names if (value := self._buffers.get(name)) is not None}
+        return super().learned(dims) | own
 
 
 class HeldIntegrator(Held, LeakyIntegrator):
     """An integrator likewise."""
 
 
+class HeldSynaptic(Held, SynapticLIF):
+    """One behind a synapse likewise."""
+
+
+def taken(options: Mapping[str, Any], kind: type[LIF]) -> dict[str, Any]:
+    """Those that are for layers of this kind: but for those of others alone."""
+    parameters = {each: signature(each).parameters.keys() for each in (LIF, SynapticLIF, kind)}
+    others = (parameters[LIF] | parameters[SynapticLIF]) - parameters[kind]
+    return {name: value for name, value in options.items() if name not in others}
+
+
 def integrator(node: Any, dt: float, options: Mapping[str, Any]) -> LeakyIntegrator:
     v_rest, own = 0.0, {"decay": np.ones_like(node.r), "gain": node.r * dt}
     if isinstance(node, nir.LI):
-        v_rest, own = single(node, "v_leak"), leak(node, dt)
+        v_rest, own = single(node, "v_leak"), leak(node, "tau", dt)
     for name, values in own.items():
         check_number(name, float(values.min()))
-    firing = signature(LIF).parameters.keys() - signature(LeakyIntegrator).parameters.keys()
-    plain = {name: value for name, value in options.items() if name not in firing}
+    plain = taken(options, LeakyIntegrator)
     if any(np.unique(values).size != 1 for values in own.values()):
         return HeldIntegrator(own, decay_input=False, v_rest=v_rest, **plain)
     decay, gain = (float(own[name].flat[0]) for name in ("decay", "gain"))
     return LeakyIntegrator.from_decay(decay, gain, v_rest, **plain)  # type: ignore[return-value]
 
 
-def leak(node: Any, dt: float) -> dict[str, np.ndarray]:
-    if (tau := node.tau.min()) < dt * (1 - 1e-6):
-        raise ValueError(f"tau={tau:g} is less than dt={dt:g}: with this step the membrane would alternate")
-    return {"decay": np.maximum(0.0, 1 - dt / node.tau), "gain": node.r * dt / node.tau}
+def rate(node: Any, name: str, dt: float) -> np.ndarray:
+    """How much of a state a step of Euler's rule replaces."""
+    tau = getattr(node, name)
+    if tau.min() < dt * (1 - 1e-6):
+        raise ValueError(f"{name}={tau.min():g} is less than dt={dt:g}: with this step its state would alternate")
+    return dt / tau
+
+
+def leak(node: Any, name: str, dt: float) -> dict[str, np.ndarray]:
+    leaks = rate(node, name, dt)
+    return {"decay": np.maximum(0.0, 1 - leaks), "gain": node.r * leaks}
 
 
 def layer(node: Any, dt: float, options: Mapping[str, Any]) -> LIF:
-    v_reset = single(node, "v_reset")
+    v_reset, kind = single(node, "v_reset"), SynapticLIF if isinstance(node, nir.CubaLIF) else LIF
     own = {"decay": np.ones_like(node.r), "gain": node.r * dt, "v_threshold": node.v_threshold}
-    if isinstance(node, nir.LIF):
+    if not isinstance(node, nir.IF):
         v_leak = single(node, "v_leak")
         if not np.isclose(v_leak, v_reset):
             raise ValueError(f"a layer leaks to v_reset, but v_leak is {v_leak:g} and v_reset {v_reset:g}")
-        own |= leak(node, dt)
+        own |= leak(node, "tau" if kind is LIF else "tau_mem", dt)
+    if kind is SynapticLIF:
+        filters = rate(node, "tau_syn", dt)
+        own |= {"current_decay": np.maximum(0.0, 1 - filters), "scale": node.w_in * filters}
     for name, values in own.items():
         check_number(name, float(values.min()), MINIMUM.get(name, 0.0))
+    plain = taken(options, kind)
     if any(np.unique(values).size != 1 for values in own.values()):
-        return Held(own, decay_input=False, v_reset=v_reset, **options)
-    return LIF.from_decay(*(float(own[name].flat[0]) for name in OWN), v_reset, **options)
+        return (Held if kind is LIF else HeldSynaptic)(own, decay_input=False, v_reset=v_reset, **plain)
+    numbers = {name: float(values.flat[0]) for name, values in own.items()}
+    return kind.from_decay(numbers.pop("decay"), numbers.pop("gain"), v_reset=v_reset, **numbers, **plain)
 
 
 def single(node: nir.NIRNode, name: str) -> float:

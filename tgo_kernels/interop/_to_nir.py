@@ -16,13 +16,13 @@ from nirtorch.torch_tracer import NIRTorchTracer
 from torch import Tensor, nn
 
 from tgo_kernels import neurons
-from tgo_kernels.constants import OWN
+from tgo_kernels.constants import OWN, beside_lif
 from tgo_kernels.interop._from_nir import pair, read
 from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.neurons import check_number
 
 ORIGINS = ("torch.nn.modules.", "spikingjelly.activation_based.layer", "tgo_kernels.")
-NEURONS = (neurons.LIF,)  # those of the family that NIR holds
+NEURONS = (neurons.LIF, neurons.SynapticLIF)  # those of the family that NIR holds
 HELD = ("Linear", "Conv1d", "Conv2d", "AvgPool2d", "Flatten")
 OVER_TIME = ("OverTime", "SeqToANNContainer")
 PASSED = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
@@ -247,15 +247,26 @@ def neuron(layer: LIF, shape: torch.Size, dt: float) -> nir.NIRNode:
         raise ValueError("NIR has no soft reset (v_reset=None)")
     if n.noisy and layer.noise_in_eval:
         raise ValueError("NIR has no noise (noise_in_eval=True)")
-    own = {name: getattr(n, name) for name in OWN} | layer.learned(len(shape) + 2)
-    full = partial(np.broadcast_to, shape=tuple(shape))
-    decay, gain, threshold = (full(array(torch.as_tensor(own[name]).double())) for name in OWN)
+    names = (*OWN, *beside_lif(layer.kind), "bias")
+    given = {name: getattr(n, name) for name in names} | layer.learned(len(shape) + 2)
+    own = {name: np.broadcast_to(array(torch.as_tensor(given[name]).double()), tuple(shape)) for name in names}
+    decay, gain, threshold = (own[name] for name in OWN)
     if decay.max(initial=0) > 1:
         raise ValueError(f"NIR has no growing membranes (decay={decay.max():g})")
+    for name in ("bias", "shift"):
+        if name in own and own[name].any():
+            raise ValueError(f"NIR has no neuron with a constant current ({name}={own[name].flat[0]:g})")
     rest = np.full(tuple(shape), n.v_reset)
     if n.strict:  # as at the next number, which is how it is read
         threshold = np.nextafter(threshold.astype(np.float32), np.float32(np.inf)).astype(threshold.dtype)
     ends = {} if n.never_fires else {"v_threshold": threshold.copy(), "v_reset": rest}
+    if layer.kind is neurons.SynapticLIF:
+        for name in ("decay", "current_decay"):
+            if own[name].max(initial=0) >= 1:
+                raise ValueError(f"a CubaLIF leaks, and so does its current ({name}={own[name].max():g})")
+        tau, tau_syn = dt / (1 - decay), dt / (1 - own["current_decay"])
+        constants = {"tau_mem": tau, "tau_syn": tau_syn, "r": gain * tau / dt, "w_in": own["scale"] * tau_syn / dt}
+        return nir.CubaLIF(**constants, v_leak=rest, **ends)
     if (decay == 1).all():
         return (nir.I if n.never_fires else nir.IF)(r=gain / dt, **ends)
     if (decay == 1).any():

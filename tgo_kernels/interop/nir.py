@@ -22,6 +22,15 @@ def to_nir(model: nn.Module, example: Tensor, dt: float = DT) -> nir.NIRGraph:
         tau = dt / (1 - decay);    r = gain tau / dt;    v_leak = v_reset          LIF
         r = gain / dt                                                              IF
 
+    A :class:`tgo_kernels.SynapticLIF` is ``nir.CubaLIF`` by the same rule. NIR's equations are of continuous time; the
+    current that drives ``v`` is here the new one, as it is where snnTorch, SpikingJelly and norse read the node (in
+    their ``Synaptic``, ``CUBALIFNode`` and ``LIBoxCell`` before a ``LIFBoxCell``)::
+
+        i <- i + dt/tau_syn (w_in x - i);    v <- v + dt/tau_mem (v_leak - v + r i)
+
+        tau_syn = dt / (1 - current_decay);    w_in = scale tau_syn / dt
+        tau_mem = dt / (1 - decay);    r = gain tau_mem / dt;    v_leak = v_reset
+
     Beside it: Linear, Conv1d, Conv2d, AvgPool2d (``nir.SumPool2d`` if ``divisor_override=1``) and Flatten, within
     :class:`tgo_kernels.OverTime` where they take no time axis, or as SpikingJelly's layers; and sums. The model is
     written as it is in evaluation: Identity and Dropout are left out, and weights are those in effect, such as those of
@@ -38,10 +47,11 @@ def to_nir(model: nn.Module, example: Tensor, dt: float = DT) -> nir.NIRGraph:
     Raises:
         ImportError: nir and nirtorch are not installed.
         ValueError: naming the layer, for what NIR does not hold: soft reset, noise in evaluation, ``decay > 1``,
-            a layer in which some neurons leak and others do not, ``groups``; for layers that take one time step a
+            a layer in which some neurons leak and others do not, a ``shift``, a ``SynapticLIF`` of which the membrane
+            or the current does not decay, ``groups``; for layers that take one time step a
             call; for functions other than sums; and where the graph, read again, does not give what the model gives.
-        NotImplementedError: naming the module, for others than those above, subclasses of them with a ``forward`` of
-            their own among them.
+        NotImplementedError: naming the module, for others than those above, other neurons and subclasses with a
+            ``forward`` of their own among them.
     """
     from tgo_kernels.interop import _to_nir
 
@@ -58,14 +68,15 @@ def from_nir(graph: nir.NIRGraph | str | Path, dt: float = DT, **options: Any) -
             Constants that differ between neurons become buffers.
         dt: as it was written.
         options: of every layer, such as ``noise_std`` or ``surrogate``, as in :class:`tgo_kernels.LIF`; integrators
-            take those that :class:`tgo_kernels.LeakyIntegrator` has.
+            take those that :class:`tgo_kernels.LeakyIntegrator` has, and a ``CubaLIF`` those of
+            :class:`tgo_kernels.SynapticLIF`, too, such as ``learn_current_decay``.
 
     Raises:
         ImportError: nir and nirtorch are not installed.
         TypeError: an option that NIR says of each layer.
         ValueError: naming the node, for what a layer does not compute: ``v_leak != v_reset``, either of them different
-            between neurons, ``tau < dt``, a cycle, a sum that is the output; ``learn_decay`` where decay is 1 or 0;
-            and, as ``learn_threshold``, where constants differ.
+            between neurons, a time constant below ``dt``, a cycle, a sum that is the output; ``learn_decay`` where
+            decay is 1 or 0; and, as others that would learn, where constants differ.
         NotImplementedError: naming the node, for other kinds than :func:`to_nir` writes.
     """
     from tgo_kernels.interop import _from_nir
