@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter replaces the kernels; make test runs this file without it", allow_module_level=True)
 
-from benchmarks.gpu_compile import beside, cuda_code, sass, triton_code  # noqa: E402
+from benchmarks.gpu_compile import beside, cuda_code, family, sass, triton_code  # noqa: E402
 from benchmarks.gpu_compile.__main__ import main, measure  # noqa: E402
 from benchmarks.gpu_compile.budgets import Known, judge, misses  # noqa: E402
 from benchmarks.gpu_compile.code import Case, cases  # noqa: E402
@@ -25,7 +25,7 @@ from benchmarks.gpu_compile.triton_code import TARGETS, compile_kernel, flags_fo
 from tgo_kernels._triton import launch, norm, walk  # noqa: E402
 from tgo_kernels._triton.flags import Flags  # noqa: E402
 from tgo_kernels._triton.math import NO_NOISE, NOISY, RESET, SOFT, SUBTRACTED, THRESHOLD  # noqa: E402
-from tgo_kernels.neurons import AdaptiveLIF  # noqa: E402
+from tgo_kernels.neurons import HOUSE, AdaptiveLIF  # noqa: E402
 from tgo_kernels.surrogate import Curve  # noqa: E402
 
 PINNED = triton.__version__.startswith("3.7.")  # the release that torch 2.13 pairs with
@@ -150,6 +150,22 @@ def test_four_steps_behind_a_norm(kernel, name, dtype, flags):
 def test_kernels_beside_the_scan(name, dtype):
     rows = [beside.read(call) for call in beside.calls(name, dtype)]
     assert not [miss for row in rows for miss in row.over()]
+
+
+@pytest.mark.skipif(not PINNED, reason="the figures are those of another compiler")
+@pytest.mark.parametrize("name", ["sm_90", "gfx942"])
+def test_kernels_of_other_neurons(name):
+    rows = [family.read(kernel) for kernel in family.kernels(name, "fp32")]
+    assert not [miss for row in rows for miss in row.over()]
+    assert {row.of.neuron for row in rows} == set(HOUSE[1:])
+
+
+def test_a_kernel_of_another_neuron_over_budget_is_found(monkeypatch):
+    monkeypatch.setattr(launch, "OPTIONS", {**launch.OPTIONS, "maxnreg": 32})
+    kernel = family.Kernel(AdaptiveLIF, "backward", "sm_90", "fp32", "T=4")
+    assert family.read(kernel).spilled and "spilled" in family.read(kernel).over()[-1]
+    row = family.Read(kernel, 97, 0)
+    assert row.over() == ["AdaptiveLIF backward sm_90 fp32 T=4: 97 registers, not 96"]
 
 
 def test_a_kernel_beside_the_scan_over_budget_is_found():

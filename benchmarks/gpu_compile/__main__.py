@@ -15,7 +15,8 @@ neuron-step; for AMD's the table has static counts alone, of vector instructions
     mem, issue            picoseconds of a neuron-step on an H100, from its bandwidth (with the final state's bytes) and
                           from its rate of instructions: whatever else, it cannot run faster than the larger of the two
 
-A second table is of the kernels beside the scan (see ``beside``): registers, spills and accesses.
+A second table is of the other neurons' kernels (see ``family``), and a third of those beside the scan (see ``beside``):
+registers, spills and, of these, accesses.
 
 Ends with status 1 where a kernel is over budget in a way that is not listed in ``known``, or no longer as listed there.
 """
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.gpu_compile import beside, cuda_code, triton_code
+from benchmarks.gpu_compile import beside, cuda_code, family, triton_code
 from benchmarks.gpu_compile.budgets import judge, misses
 from benchmarks.gpu_compile.code import NVIDIA, SIZES_OF, TARGETS, Case, cases
 from benchmarks.gpu_compile.known import KNOWN
@@ -37,6 +38,7 @@ from benchmarks.gpu_compile.report import Row, add_noise, read
 COMPILERS = {"triton": triton_code.compiled, "cuda": cuda_code.compiled}
 COLUMNS = ("engine", "kernel", "target", "dtype", "call", "regs", "spill", "shared", "bar", "loads", "stores", "instr")
 COLUMNS += ("normal", "bytes", "mem", "issue", "binds", "over")
+FAMILY = ("neuron", "kernel", "target", "dtype", "call", "regs", "spill", "budget", "over")
 BESIDE = ("kernel", "target", "dtype", "regs", "spill", "shared", "loads", "stores")
 
 
@@ -77,6 +79,12 @@ def line(row: Row) -> tuple[str, ...]:
     )
 
 
+def family_line(row: family.Read) -> tuple[str, ...]:
+    of, why = row.of, row.of.known[1] if row.of.known else ""
+    numbers = (str(each) for each in (row.registers, row.spilled, of.budget))
+    return of.neuron.__name__, of.kernel, of.target, of.dtype, of.call, *numbers, why
+
+
 def beside_line(row: beside.Read) -> tuple[str, ...]:
     numbers = (str(each) for each in (row.registers, row.spilled, row.shared))
     return row.call.name, row.call.target, row.call.dtype, *numbers, widths(row.loads), widths(row.stores)
@@ -107,12 +115,16 @@ def main() -> int:
     if not rows:
         parser.error(f"nothing to compile; the CUDA kernels are for {', '.join(NVIDIA)}")
     print(table(COLUMNS, *map(line, rows)))
-    others = []
+    others: list[beside.Read | family.Read] = []
     if "triton" in available:
         dtypes = ("fp32", "bf16") if arguments.quick else tuple(SIZES_OF)
+        members = [kernel for target in targets for dtype in dtypes for kernel in family.kernels(target, dtype)]
+        found = [family.read(kernel) for kernel in tqdm(members, desc="other neurons", disable=None)]
+        print("", table(FAMILY, *map(family_line, found)), sep="\n")
         asked = [call for target in targets for dtype in dtypes for call in beside.calls(target, dtype)]
-        others = [beside.read(call) for call in tqdm(asked, desc="kernels beside the scan", disable=None)]
-        print("", table(BESIDE, *map(beside_line, others)), sep="\n")
+        rest = [beside.read(call) for call in tqdm(asked, desc="kernels beside the scan", disable=None)]
+        print("", table(BESIDE, *map(beside_line, rest)), sep="\n")
+        others = [*found, *rest]
     if arguments.json:
         arguments.json.write_text(json.dumps([row.as_dict() for row in rows], indent=1))
     complaints, accepted = judge(rows, KNOWN)

@@ -65,6 +65,7 @@ def flags_for(
         "step_back": launch.STEPS[number].step_back,
         "states": len(neuron.STATES),
         "inputs": len(neuron.INPUTS),
+        "spikes": int(neuron.SPIKES),
         "own": (False,) * constants,
         "dtype": getattr(tl, {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype]),
         "g_init": stateful,

@@ -1,0 +1,73 @@
+"""The scan's kernels of the neurons beside LIF, as compiled by Triton: registers and spills, static counts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.gpu_compile.triton_code import TARGETS, compile_kernel, resources
+from tgo_kernels._triton import walk
+from tgo_kernels.neurons import HOUSE, Neuron
+
+KERNELS = {"forward": walk.forward_kernel, "backward": walk.backward_kernel}
+ANY_T = {"whole": False, "once": False, "saves": True}
+CALLS: dict[str, dict[str, Any]] = {"T=4": {}, "any T": ANY_T, "any T, own": ANY_T}  # constants of its own: all
+LIGHT, HEAVY, MOST = 64, 96, 128  # registers; heavy: of several states or inputs
+STREAMS = "Of three streams, each with its gradient, a thread holds 16 bytes of each."
+#: the most registers over the targets where that is over budget, and why
+KNOWN = {("InhibitedLIF", "backward", call): (most, STREAMS) for call, most in {"T=4": 104, "any T": 122}.items()}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A neuron's kernel for a target, and how it is called."""
+
+    neuron: type[Neuron]
+    kernel: str
+    target: str
+    dtype: str
+    call: str
+
+    def __str__(self) -> str:
+        return f"{self.neuron.__name__} {self.kernel} {self.target} {self.dtype} {self.call}"
+
+    @property
+    def budget(self) -> int:
+        many = len(self.neuron.STATES) > 1 or len(self.neuron.INPUTS) > 1
+        most = self.call.endswith("own") or (self.call == "any T" and not many)  # as of LIF
+        return MOST if most else HEAVY if many else LIGHT
+
+    @property
+    def known(self) -> tuple[int, str] | None:
+        return KNOWN.get((self.neuron.__name__, self.kernel, self.call))
+
+
+@dataclass(frozen=True)
+class Read:
+    """What is read of one."""
+
+    of: Kernel
+    registers: int
+    spilled: int
+
+    def over(self) -> list[str]:
+        """Worse than its budget, or than what is known; AMD's threads have registers for more."""
+        most = self.of.known[0] if self.of.known else self.of.budget
+        high = self.registers > most and TARGETS[self.of.target].backend == "cuda"
+        misses = [f"{self.of}: {self.registers} registers, not {most}"] if high else []
+        return misses + ([f"{self.of}: {self.spilled} spilled"] if self.spilled else [])
+
+
+def kernels(target: str, dtype: str) -> Iterator[Kernel]:
+    for neuron in HOUSE[1:]:
+        for kernel in KERNELS:
+            for call in CALLS:
+                yield Kernel(neuron, kernel, target, dtype, call)
+
+
+def read(kernel: Kernel) -> Read:
+    flags = dict(CALLS[kernel.call])
+    if kernel.call.endswith("own"):
+        flags["own"] = (True,) * len(kernel.neuron.CONSTANTS)
+    target = TARGETS[kernel.target]
+    found = compile_kernel(KERNELS[kernel.kernel], target, kernel.dtype, neuron=kernel.neuron, **flags)
+    return Read(kernel, *resources(found, target))
