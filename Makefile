@@ -65,7 +65,7 @@ test-cpu: $(VENV)/built
 TRITON_TESTS := $(addprefix tests/test_triton,.py _block.py _packing.py)
 
 test-triton: $(VENV)/built
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS) tests/test_roads.py
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS) tests/test_roads.py tests/test_own.py
 
 sanitize: sanitize-address sanitize-thread
 

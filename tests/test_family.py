@@ -60,7 +60,7 @@ def test_with_what_it_adds_switched_off_it_is_lif_to_the_bit(member, impl):
 def _smooth_fire(walk, h, threshold, by):
     """Firing as a sigmoid, whose derivative is known to autograd, and a reset in proportion to it."""
     n = walk.neuron
-    u = h + walk.noise_std * walk.xi[walk.t] if walk.xi else h
+    u = h + walk.n.noise_std * walk.xi[walk.t] if walk.xi else h
     s = walk.fired = torch.sigmoid(4 * (u - threshold))
     if n.SPIKES is Spikes.TERNARY:
         s = s - torch.sigmoid(4 * (-u - threshold))

@@ -42,18 +42,6 @@ def test_a_neuron_changed_follows_anew():
     assert torch.equal(changed.state[1], made.state[1]) and made.state[1].all()
 
 
-def test_a_step_of_ones_own_runs_on_the_reference_alone():
-    class Twice(LIF):
-        @staticmethod
-        def step(n, v, x):
-            return LIF.step(n, v, 2 * x)
-
-    x = torch.randn(5, 30)
-    assert torch.equal(tgo.scan(Twice(), x, impl="reference").spikes, tgo.lif(2 * x).spikes)
-    with pytest.raises(TypeError, match="know no Twice with a step of its own; impl='reference' does"):
-        tgo.scan(Twice(), x)
-
-
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_scan_compiles_in_one_graph(backend):
     def both(x, decay):

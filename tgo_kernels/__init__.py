@@ -8,6 +8,7 @@ from tgo_kernels.functional import lif, scan
 from tgo_kernels.fusion import Fusion, fuse
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
 from tgo_kernels.house import *  # noqa: F403
+from tgo_kernels.layer import Layer
 from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.ops import available_impls, explain_impl
 from tgo_kernels.over_time import OverTime
@@ -22,6 +23,7 @@ __all__ = [
     "Fusion",
     "GuardSchedule",
     "LIFOutput",
+    "Layer",
     "LeakyIntegrator",
     "MaxPool2d",
     "OverTime",

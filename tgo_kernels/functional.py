@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tgo_kernels import noise, ops, reference
+from tgo_kernels import noise, ops, own, reference
 from tgo_kernels.call import (
     LIFOutput,
     ScanOutput,
@@ -19,7 +19,7 @@ from tgo_kernels.call import (
 )
 from tgo_kernels.layout import like
 from tgo_kernels.library import no_forward_mode
-from tgo_kernels.neurons import HOUSE, LIF, Neuron, with_time
+from tgo_kernels.neurons import LIF, Neuron, with_time
 from tgo_kernels.neurons.base import GuardSide, Membrane, NoiseMode
 from tgo_kernels.packing import note_integers
 from tgo_kernels.surrogate import ATan, Surrogate
@@ -192,8 +192,6 @@ def scan(
     if not isinstance(neuron, Neuron):
         what = f"{kind.__module__}.{kind.__name__}"
         raise TypeError(f"neuron must be one of tgo_kernels.neurons, such as neurons.LIF(), got {what}")
-    if kind.step is not HOUSE[kind.number].step and impl != "reference":
-        raise TypeError(f"the compiled engines know no {kind.__name__} with a step of its own; impl='reference' does")
     if constants:
         unknown = [name for name in constants if name not in neuron.__dataclass_fields__]
         if unknown:
@@ -233,7 +231,7 @@ def _scan(
             _no_noise_in_onnx()
         impl = _writable(impl)
     device = x.device
-    engine = ops.choose(impl, device)
+    engine = own.choose(type(neuron), impl, device) if neuron.ITS_OWN else ops.choose(impl, device)
     seed = noise.seed_for(neuron.noisy, noise_seed, device) if neuron.noisy or noise_seed is not None else None
     if engine == "reference":
         streams = len(neuron.INPUTS) - 1
@@ -242,6 +240,8 @@ def _scan(
         membrane = () if out.membrane is None else (out.membrane,)
         return out.spikes, out.state[0], out.penalty, out.neighbors, out.fired, [*out.state[1:], *membrane]
     table, plan, given, about = None, None, x, neuron.settings
+    if neuron.ITS_OWN:
+        about = float(own.number_of(type(neuron))), *about[1:]
     if neuron.own:
         table, plan, x = table_of(neuron.own, x)
         about = with_time(about, [each.dim() == x.dim() for each in neuron.own])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tgo_kernels.layers import LIF
+from tgo_kernels.layer import Layer
 from tgo_kernels.neurons import check_number
 from tgo_kernels.penalties import MOST, in_compiled_transform, keep, mean, unwrapped
 
@@ -42,7 +42,7 @@ def guard_penalty(model: nn.Module) -> Tensor:
         )
     penalties: list[Tensor] = []
     for name, layer in layers.items():
-        if layer.guard_margin == 0:
+        if layer.neuron.guard_margin == 0:
             if layer.penalty is not None:
                 penalties.append(torch.zeros_like(layer.penalty))
             continue
@@ -104,5 +104,5 @@ def flip_probability(h: Tensor, v_threshold: float, noise_std: float) -> Tensor:
     return torch.erfc((h - v_threshold).abs() / (noise_std * math.sqrt(2))) / 2
 
 
-def _layers(model: nn.Module) -> dict[str, LIF]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+def _layers(model: nn.Module) -> dict[str, Layer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Layer)}

@@ -1,6 +1,6 @@
 """What every neuron layer does in a call, and keeps of it: the state, the penalty, the rates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from tgo_kernels import noise
 from tgo_kernels.call import ScanOutput, check_tensors
-from tgo_kernels.constants import checked
+from tgo_kernels.constants import checked, held, per_channel
 from tgo_kernels.functional import run
-from tgo_kernels.neurons import check_bool
+from tgo_kernels.neurons import Neuron, check_bool
 from tgo_kernels.normed import Normed
 from tgo_kernels.ops import check_impl
 from tgo_kernels.packing import note
@@ -28,12 +28,57 @@ from tgo_kernels.penalties import (
 
 
 class Layer(nn.Module):
-    """Runs its ``neuron``, with what of it is ``learned``. A subclass has these, and calls :meth:`begin` last."""
+    """A neuron over all time steps: [T, *] of each of its inputs to [T, *] spikes.
+
+    Args:
+        neuron: one of :mod:`tgo_kernels.neurons`, or of a user's own (see the page on neurons). Its constants that are
+            tensors are buffers of the layer, and ``nn.Parameter`` ones learn.
+        learn: the names of constants that are numbers, and are to learn: parameters.
+        channels: such a parameter has one value for each channel of x [T, B, C, *]; one for all if None.
+        noise_in_eval, stateful, impl: as of :class:`LIF`, and so are ``v``, ``state``, ``penalty``, ``membrane``, the
+            rates, :meth:`reset` and :meth:`detach`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
 
     noise_in_eval, stateful = (checked(name, partial(check_bool, name)) for name in ("noise_in_eval", "stateful"))
     impl = checked("impl", check_impl)
     neuron: Any
     _learn_noise: bool
+    _per_channel: tuple[str, ...]  # what learns, and what was given as a tensor
+    _as_given: tuple[str, ...]
+
+    def __init__(
+        self,
+        neuron: Neuron,
+        *,
+        learn: Sequence[str] = (),
+        channels: int | None = None,
+        noise_in_eval: bool = False,
+        stateful: bool = False,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"neuron must be one of tgo_kernels.neurons, such as neurons.LIF(), got {neuron!r}")
+        if channels is not None and (type(channels) is not int or channels < 1 or not learn):
+            raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
+        for name in (learn,) if isinstance(learn, str) else learn:
+            value = getattr(neuron, name) if name in neuron.OWN else None
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                names = ", ".join(neuron.OWN)
+                raise ValueError(f"learn must name constants that are numbers, of {names}; got {name!r}: {value!r}")
+            shape = () if channels is None else (channels,)
+            self.register_parameter(name, nn.Parameter(torch.full(shape, float(value))))
+        for name in neuron.tensors:
+            tensor = getattr(neuron, name)
+            (self._parameters if isinstance(tensor, nn.Parameter) else self._buffers)[name] = tensor
+        keep(self, "_per_channel", tuple((learn,) if isinstance(learn, str) else learn))
+        keep(self, "_as_given", neuron.tensors)
+        self._learn_noise = "noise_std" in (*self._per_channel, *self._as_given)
+        self.neuron = neuron
+        self.begin(noise_in_eval, stateful, impl)
 
     def begin(self, noise_in_eval: bool, stateful: bool, impl: str) -> None:
         self.noise_in_eval = noise_in_eval
@@ -46,7 +91,11 @@ class Layer(nn.Module):
 
     def learned(self, dims: int) -> dict[str, Tensor]:
         """The constants that learn, by their names in the neuron, for x of so many dimensions."""
-        raise NotImplementedError
+        found = {name: per_channel(held(getattr(self, name)), dims) for name in self._per_channel}
+        return found | {name: held(getattr(self, name)) for name in self._as_given}
+
+    def extra_repr(self) -> str:
+        return f"{self.neuron}, stateful={self.stateful}, impl={self.impl!r}"
 
     def reset(self) -> None:
         """Forget the state: the next call starts a new sequence, at rest and with noise of its own.
@@ -75,8 +124,14 @@ class Layer(nn.Module):
         keep(self, "_more", tuple(map(out_of_inference, self._more)))
         return super().train(mode)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._output(self._run(x))
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Of each of the neuron's inputs [T, *], in their order or by their names."""
+        names = self.neuron.INPUTS
+        given = [*inputs, *(named.pop(name) for name in names[len(inputs) :] if name in named)]
+        if len(given) != len(names) or named:
+            found = ", ".join([str(len(given)), *named])
+            raise TypeError(f"the neuron has {len(names)} inputs, {', '.join(names)}; got {found}")
+        return self._output(self._run(*given))
 
     def _output(self, out: ScanOutput) -> Tensor:
         """What of a call is the layer's output."""

@@ -108,7 +108,7 @@ class LIF(Layer):
         reset_by: float | None = None,
         membrane: Membrane | None = None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         given = {"tau": tau, "decay_input": decay_input, "v_threshold": v_threshold}
         check_settings(given)
         check_bool("learn_decay", learn_decay)
@@ -211,6 +211,9 @@ class LIF(Layer):
             self._pdf_of_noise = constants["surrogate"] == NoisePDF()
         self.noise_in_eval = constants.get("noise_in_eval", self.noise_in_eval)
         self.impl = constants.get("impl", self.impl)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._output(self._run(x))
 
     def learned(self, dims: int) -> dict[str, Tensor]:
         """The constants that learn, by their names in the neuron, for x of so many dimensions."""

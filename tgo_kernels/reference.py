@@ -86,22 +86,32 @@ def membrane(
     return torch.stack(found)
 
 
+class _Given:
+    """What a step is given: the constants by name, firing, and after it the spikes."""
+
+    def __init__(self, walk: "_Walk", constants: dict[str, Any]) -> None:
+        vars(self).update(constants, fire=walk.fire, _walk=walk)
+
+    @property
+    def spikes(self) -> Tensor:
+        walk: _Walk = self._walk  # type: ignore[attr-defined]
+        return walk.spikes
+
+
 class _Walk:
-    """What a step is given: the constants by name, firing, and after it the spikes; what fires is kept for the walk."""
+    """Steps through time; what fires in the last one is kept."""
 
     spikes: Tensor
     fired: Tensor  # as how many they count
     h: Tensor
     u: Tensor
     threshold: float | Tensor
-    noise_std: float | Tensor
 
     def __init__(self, neuron: Neuron, inputs: Sequence[Tensor], seed: Tensor | None, noise_step: int) -> None:
         x = inputs[0]
         self.neuron, self.dtype, self.like = neuron, state_dtype(x.dtype), x[0]
         values = {name: neuron.constant(name) for name in neuron.CONSTANTS}
-        for name, value in values.items():
-            setattr(self, name, value)
+        self.n: Any = _Given(self, values)
         self.timed = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.dim() == x.dim()}
         self.xi: tuple[Tensor, ...] = ()
         if neuron.noisy:
@@ -115,13 +125,13 @@ class _Walk:
     def step(self, t: int, states: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         self.t = t
         for name, value in self.timed.items():
-            setattr(self, name, value[t])
-        return self.neuron.step(self, *states, *(x.to(self.dtype) for x in inputs))
+            setattr(self.n, name, value[t])
+        return self.neuron.step(self.n, *states, *(x.to(self.dtype) for x in inputs))
 
     def fire(self, h: Tensor, threshold: float | Tensor, by: float | Tensor) -> Tensor:
         """The membrane after a step in which it was charged to ``h``."""
         n = self.neuron
-        u = h + self.noise_std * self.xi[self.t] if self.xi else h
+        u = h + self.n.noise_std * self.xi[self.t] if self.xi else h
         self.h, self.u, self.threshold = h, u, threshold
         w = u if n.noise_mode == "membrane" else h
         traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None

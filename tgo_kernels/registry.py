@@ -17,7 +17,7 @@ def kinds() -> dict[str, type[Neuron]]:
         module = importlib.import_module(f"{neurons.__name__}.{each.name}")
         for kind in vars(module).values():
             here = isinstance(kind, type) and kind.__module__ == module.__name__
-            if here and issubclass(kind, Neuron) and "number" in vars(kind):
+            if here and issubclass(kind, Neuron) and vars(kind).get("number", -1) >= 0:
                 found[each.name] = kind
     found = dict(sorted(found.items(), key=lambda item: item[1].number))
     numbers = [kind.number for kind in found.values()]

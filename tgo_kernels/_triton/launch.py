@@ -20,7 +20,7 @@ from tgo_kernels._triton.steps import STEPS
 from tgo_kernels._triton.totals import totals_kernel
 from tgo_kernels._triton.walk import backward_kernel, forward_kernel
 from tgo_kernels.layout import arrange, like
-from tgo_kernels.neurons import HOUSE, shape_of, switches_of
+from tgo_kernels.neurons import OWN, kind_of, shape_of, switches_of
 
 CHECKPOINT_EVERY = 8
 # Contracted, a * b + c rounds once instead of twice, and a membrane at its threshold fires differently.
@@ -107,6 +107,7 @@ class _Call:
         backward: bool,
     ):
         number, tabled, _, self.guard_margin, self.grid, self.curve_height, self.curve_scale, *numbers = settings
+        steps: Any = STEPS[int(number)] if number < len(STEPS) else OWN[int(number)][1]
         membrane, noise, reset, curve, strict, below, surrogate_at_h, detach_reset = switches_of(settings)
         states, inputs, _ = shape_of(settings)
         self.rests, self.numbers = tuple(numbers[:states]), tuple(numbers[states:])
@@ -128,11 +129,11 @@ class _Call:
         aligned = all(row is None or row.data_ptr() % ROW_BYTES == 0 for row in (*self.inputs, *self.rows))
         aligned = aligned and self.columns % 16 == 0 and not any(timed)  # which are read for one neuron of a thread
         self.flags = {
-            "step": STEPS[int(number)].step,
-            "step_back": STEPS[int(number)].step_back,
+            "step": steps.step,
+            "step_back": steps.step_back,
             "states": states,
             "inputs": inputs,
-            "spikes": int(HOUSE[int(number)].SPIKES),
+            "spikes": int(kind_of(settings).SPIKES),
             "own": own,
             "timed": timed,
             "dtype": DTYPES[x.dtype],

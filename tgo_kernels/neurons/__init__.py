@@ -1,6 +1,7 @@
 """The family of neurons: of each its constants, states and inputs, and its step, which is the specification."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from tgo_kernels.neurons.base import GUARD_MARGIN, MINIMUM, SWITCHES, Leaky, Neuron, NoiseMode, check_bool, check_number
 from tgo_kernels.neurons.house import *  # noqa: F403
@@ -12,9 +13,19 @@ __all__ = ["LeakyIntegrator", "Neuron"]
 __all__ += of_the_house
 
 
+#: of users, by their numbers, each with the module of its printed step (tgo_kernels/own.py)
+OWN: dict[int, tuple[type[Neuron], Any]] = {}
+
+
+def kind_of(settings: Sequence[float]) -> type[Neuron]:
+    """The neuron of a call."""
+    number = int(settings[0])
+    return HOUSE[number] if number < len(HOUSE) else OWN[number][0]
+
+
 def shape_of(settings: Sequence[float]) -> tuple[int, int, int]:
     """How many states and inputs the neuron of a call has, and which of its membranes is an output, if any."""
-    neuron = HOUSE[int(settings[0])]
+    neuron = kind_of(settings)
     return len(neuron.STATES), len(neuron.INPUTS), switches_of(settings)[0]
 
 

@@ -1,5 +1,6 @@
 """What all neurons share: firing, the checks of their constants, and the settings that the operators expect."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ SIGNED = (
     *("v_threshold", "v_reset", "reset_by", "bias", "beta", "increment", "scale", "shift"),
     *("a", "b", "target", "of_output", "of_input", "phase"),
 )
+FIRING = ("v_threshold", "reset_by", "noise_std")  # the constants of what fires
 MINIMUM = dict.fromkeys(SIGNED, -FLOAT32.max)  # of the others it is 0
 
 
@@ -58,7 +60,8 @@ class Neuron:
     guard_power: int = 1
     membrane: Membrane | None = None
 
-    number: ClassVar[int]  #: by which the engines know the step
+    number: ClassVar[int] = -1  #: by which the engines know the step; of a user's own :mod:`tgo_kernels.own` has one
+    ITS_OWN: ClassVar[bool] = False  #: whether its step is none of the house's
     SOURCE: ClassVar[str]  #: who published it
     LAYER: ClassVar[dict[str, Any]] = {}  #: what its layer's arguments are by default, where that is not LIF's
     STATES: ClassVar[tuple[str, ...]]
@@ -75,12 +78,33 @@ class Neuron:
     derived: ClassVar[dict[str, Any]] = {}  #: fields that follow from others, as they were given
     noisy: ClassVar[bool]
 
+    def __init_subclass__(cls) -> None:
+        """A step of a user's own: what it takes beside its inputs are states, and the class's numbers its constants."""
+        super().__init_subclass__()
+        if "step" not in vars(cls) or "number" in vars(cls):
+            return
+        cls.ITS_OWN = True
+        if not hasattr(cls, "INPUTS"):
+            cls.INPUTS = ("x",)
+        if not hasattr(cls, "STATES"):
+            cls.STATES = tuple(inspect.signature(cls.step).parameters)[1 : -len(cls.INPUTS)]
+        taken = [name for name in ("fire", "spikes") if name in vars(cls).get("__annotations__", {})]
+        if taken:
+            raise TypeError(f"{cls.__name__}: a step has n.{taken[0]}, no constant can be called so")
+        new = tuple(name for name, kind in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(kind))
+        for group in ("CONSTANTS", "OWN"):
+            if group not in vars(cls):
+                former = getattr(cls, group, FIRING)
+                setattr(cls, group, (*former, *(name for name in new if name not in former)))
+
     def __post_init__(self) -> None:
         for name in self.OWN:
             value = getattr(self, name)
             if not isinstance(value, Tensor) and not (name == "reset_by" and value is None):
                 most = math.inf if name == "v_threshold" else FLOAT32.max
-                check_number(name, value, MINIMUM.get(name, 0.0), "float or a tensor", most)
+                signed = self.ITS_OWN and name not in ("decay", "gain", "noise_std")
+                least = -FLOAT32.max if signed else MINIMUM.get(name, 0.0)
+                check_number(name, value, least, "float or a tensor", most)
         if self.v_reset is not None:
             check_number("v_reset", self.v_reset, MINIMUM["v_reset"])
             if self.reset_by is not None:
