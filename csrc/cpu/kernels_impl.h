@@ -30,12 +30,11 @@ void with_form(const Kind& kind, const Body& f) {
     return one.template operator()<0, noise, Reset::kHard, guard>() ||
            one.template operator()<0, noise, Reset::kSoft, guard>();
   };
-  constexpr bool lif = std::is_same_v<Step, Lif>;  // other neurons lose 2 to 5 % by asking, and compilers win minutes
+  constexpr bool lif = std::is_same_v<Step, Lif>;
   if (kind.own == 0 && !kind.rare) {
+    if (plain.template operator()<0>()) return;
     if constexpr (lif)
-      if (plain.template operator()<0>() || both.template operator()<Noise::kNone, true>() ||
-          both.template operator()<Noise::kMembrane, true>())
-        return;
+      if (both.template operator()<Noise::kNone, true>() || both.template operator()<Noise::kMembrane, true>()) return;
     return f.template operator()<Form<Step, S, Any, 0>>();
   }
   if constexpr (lif)
