@@ -39,8 +39,14 @@ def tensors(split: data.Split) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(split.images).unsqueeze(1).float() / 255, torch.from_numpy(split.labels).long()
 
 
-def fit(model: nn.Module, split: data.Split, recipe: Recipe, checkpoint: Path | None = None) -> list[dict[str, Any]]:
-    """Trains, from where ``checkpoint`` stops if it is there; returns one record per epoch.
+def fit(
+    model: nn.Module,
+    split: data.Split,
+    recipe: Recipe,
+    checkpoint: Path | None = None,
+    watch: Callable[[nn.Module], dict[str, Any]] = lambda model: {},
+) -> list[dict[str, Any]]:
+    """Trains, from where ``checkpoint`` stops if it is there; returns one record per epoch, with what ``watch`` saw.
 
     The recipe's seed fixes order and augmentation, whatever noise the neurons draw: models trained with one seed see
     the same images in the same order. Noise and random starts of attacks come from torch's default generator, seeded
@@ -76,7 +82,7 @@ def fit(model: nn.Module, split: data.Split, recipe: Recipe, checkpoint: Path | 
                 bar.update()
             loss = distributed.mean(sum(losses) / len(losses))
             record = {"epoch": epoch, "loss": loss, "lambda": weight, "seconds": time.perf_counter() - start}
-            history.append(record)
+            history.append(record | watch(model))
             bar.set_postfix({key: f"{record[key]:.3f}" for key in ("loss", "lambda")} | {"epoch": epoch + 1})
             if checkpoint is not None:
                 save(checkpoint, about, model, optimizer, random, history)
