@@ -11,6 +11,8 @@
 # make bench-networks  training steps of whole networks: memory that is held, peak memory, and time (an hour)
 # make bench-largest   the largest batch of these networks within 8 GiB, by engine (hours)
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
+# make sequences  Fashion-MNIST read row by row, by four neurons: accuracy, seconds an epoch by engine (minutes)
+# make sequences-pixels  the same pixel by pixel, T = 784 (goes on where it was stopped)
 # make docs   the documentation as a website, in site/
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
 # make gpu-compile      what GPUs would run, read from the compiled kernels, against the budgets
@@ -26,8 +28,9 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton triton-newest wheel bench family bench-networks bench-largest bench-peers gpu gpu-here \
-	gpu-compile docs lint clean
+.PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
+	sanitize-triton triton-newest wheel bench family bench-networks bench-largest bench-peers sequences \
+	sequences-pixels gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
@@ -104,6 +107,12 @@ bench-networks: $(VENV)/built
 
 bench-largest: $(VENV)/built
 	$(BIN)/python -m benchmarks.networks --largest
+
+sequences: $(VENV)/built
+	$(BIN)/python -m benchmarks.sequences rows --data $(DATA)
+
+sequences-pixels: $(VENV)/built
+	$(BIN)/python -m benchmarks.sequences pixels --data $(DATA)
 
 # Their pins on torch, nir and hardware drivers are stale: what is imported of them is installed by name.
 .venv-peers/built: pyproject.toml setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
