@@ -27,12 +27,13 @@ class Task(NamedTuple):
     rho: float  # of adaptations
     a: float  # of AdLIF; its b is twice that
     factors: tuple[float, float]  # of the first weights into both layers of neurons
+    epochs: int
     seeds: int
 
 
 TASKS = {
-    "rows": Task(28, tau=4.0, rho=0.95, a=0.05, factors=(5.0, 8.0), seeds=3),
-    "pixels": Task(784, tau=20.0, rho=0.99, a=0.01, factors=(20.0, 40.0), seeds=1),
+    "rows": Task(28, tau=4.0, rho=0.95, a=0.05, factors=(5.0, 8.0), epochs=30, seeds=3),
+    "pixels": Task(784, tau=20.0, rho=0.99, a=0.01, factors=(20.0, 40.0), epochs=15, seeds=1),
 }
 NEURONS = ("LIF", "AdaptiveLIF", "AdLIF", "SynapticLIF")
 DECAYS = ("rho", "current_decay")

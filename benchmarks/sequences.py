@@ -49,7 +49,7 @@ TRAININGS = ("task", "T", "data", "images", "neuron", "seed", "hidden", "paramet
 TRAININGS = (*TRAININGS, "accuracy", "rate_1", "rate_2", "seconds", *record.ORIGIN)
 TIMES = ("task", "T", "images", "batch", "hidden", "neuron", "engine", "threads", "p20_ms", "p50_ms", "p80_ms")
 TIMES = (*TIMES, "s_per_epoch", "first_call_s", "note", *record.ORIGIN)
-COLOURS = dict(zip(NEURONS, ("#8a8f98", "#4c8dd6", "#e8590c", "#2f9e8f"), strict=True))
+COLOURS = dict(zip(NEURONS, ("#6a9e2f", "#b06ad1", "#d1557a", "#c2a000"), strict=True))
 ENGINE_COLOURS = dict(
     zip(ENGINES, (plot.COLOURS[name] for name in ("tgo_kernels", "eager", "torch.compile")), strict=True)
 )
@@ -88,7 +88,9 @@ def histories(trainings: list[Training], out: Path) -> list[dict[str, Any]]:
             state = torch.load(path)
             size = sum(p.numel() for p in training.model().parameters())
             about = state["recipe"] | {"T": TASKS[training.task].steps, "parameters": size}
-            rows += [{key: (about | each)[key] for key in TRAININGS} for each in state["history"]]
+            for each in state["history"]:
+                figures = {key: f"{value:.5f}" for key, value in each.items() if isinstance(value, float)}
+                rows.append({key: (about | each | figures)[key] for key in TRAININGS})
     return rows
 
 
@@ -173,26 +175,22 @@ def table(rows: list[dict[str, str]], timed: list[dict[str, str]]) -> list[str]:
 
 def draw(rows: list[dict[str, str]], timed: list[dict[str, str]], path: Path) -> None:
     """Accuracy by epoch, with the range of the seeds, and seconds an epoch by engine."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    steps, seeds = rows[0]["T"], len({row["seed"] for row in rows})
+    across = 2 if timed else 1
+    figure, axes = plt.subplots(1, across, figsize=(5.5 * across, 4), layout="constrained", squeeze=False)
+    left, steps, seeds = axes[0, 0], rows[0]["T"], len({row["seed"] for row in rows})
     of = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    plot.style(
-        axes[0], f"Fashion-MNIST in {steps} steps, {rows[0]['images']} images, {of}", "epoch", "test accuracy, %"
-    )
+    plot.style(left, f"T = {steps}, {rows[0]['images']} images, {of}", "epoch", "test accuracy, %")
     for neuron in dict.fromkeys(row["neuron"] for row in rows):
         runs: dict[int, list[float]] = {}
         for row in rows:
             if row["neuron"] == neuron:
                 runs.setdefault(int(row["epoch"]) + 1, []).append(100 * float(row["accuracy"]))
-        axes[0].plot(list(runs), list(map(statistics.mean, runs.values())), color=COLOURS[neuron], label=neuron)
-        axes[0].fill_between(
-            list(runs), list(map(min, runs.values())), list(map(max, runs.values())), color=COLOURS[neuron], alpha=0.2
-        )
-    axes[0].legend(frameon=False, labelcolor=plot.GREY, loc="lower right")
+        mean, low, high = (list(map(of, runs.values())) for of in (statistics.mean, min, max))
+        left.plot(list(runs), mean, color=COLOURS[neuron], label=neuron)
+        left.fill_between(list(runs), low, high, color=COLOURS[neuron], alpha=0.2)
+    left.legend(frameon=False, labelcolor=plot.GREY, loc="lower right")
     if timed:
-        bars(axes[1], timed)
-    else:
-        axes[1].remove()
+        bars(axes[0, 1], timed)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, transparent=True)
     plt.close(figure)
@@ -202,8 +200,7 @@ def bars(axes: Axes, timed: list[dict[str, str]]) -> None:
     names = list(dict.fromkeys(row["neuron"] for row in timed))
     engines = [engine for engine in ENGINES if any(row["engine"] == engine for row in timed)]
     batch, threads = timed[0]["batch"], plot.threads_of(timed[0]["threads"])
-    plot.style(axes, f"Training, batch {batch}, {threads}", "seconds an epoch (median update, log)", "")
-    axes.set_xscale("log")
+    plot.style(axes, f"Training, batch {batch}, {threads}", "seconds an epoch, by the median update", "")
     high = 0.8 / len(engines)
     for row in timed:
         y = names.index(row["neuron"]) + (engines.index(row["engine"]) - (len(engines) - 1) / 2) * high
@@ -216,9 +213,10 @@ def bars(axes: Axes, timed: list[dict[str, str]]) -> None:
                 f"{row['engine']}: {row['note']}", (0.01, y), xycoords=("axes fraction", "data"), va="center", **TEXT
             )
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.figure.legend(loc="outside right center", frameon=False, labelcolor=plot.GREY, fontsize="small")
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.margins(x=0.12)
+    about = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    axes.legend(frameon=False, labelcolor=plot.GREY, fontsize="small", **about)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -229,8 +227,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="default: all")
     made.add_argument("--data", choices=("subset", "full"), default="subset", help="default: %(default)s")
     made.add_argument("--images", type=int, help="train on so many, the same number of each class")
-    made.add_argument("--seeds", type=int, help="how many, from 0 on; default: 3 of rows, 1 of pixels")
-    for name in ("epochs", "hidden", "batch"):
+    of = {name: ", ".join(f"{getattr(TASKS[task], name)} of {task}" for task in TASKS) for name in ("epochs", "seeds")}
+    made.add_argument("--epochs", type=int, help=f"default: {of['epochs']}")
+    made.add_argument("--seeds", type=int, help=f"how many, from 0 on; default: {of['seeds']}")
+    for name in ("hidden", "batch"):
         made.add_argument(f"--{name}", type=int, default=getattr(Training, name), help="default: %(default)s")
     made.add_argument("--rounds", type=int, default=9, help="of timing; default: %(default)s")
     made.add_argument("--limit", type=int, default=300, help="seconds to compile in; default: %(default)s")
@@ -245,15 +245,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    for name, least in {"rounds": 3, "limit": 1, "threads": 1}.items():
+    for name in ("epochs", "seeds"):
+        if getattr(options, name) is None:
+            setattr(options, name, getattr(TASKS[options.task], name))
+    for name, least in {"seeds": 1, "rounds": 3, "limit": 1, "threads": 1}.items():
         if (given := getattr(options, name)) < least:
             raise ValueError(f"--{name} must be at least {least}, got {given}")
     torch.set_num_threads(options.threads)
-    seeds = range(TASKS[options.task].seeds if options.seeds is None else options.seeds)
     same = {name: getattr(options, name) for name in ("task", "data", "epochs", "hidden", "batch")}
+    seeds = range(options.seeds)
     trainings = [Training(neuron=neuron, seed=seed, **same) for seed in seeds for neuron in options.neurons]
-    if not trainings:
-        raise ValueError(f"--seeds must be at least 1, got {options.seeds}")
     about = {key: str(value) for key, value in record.origin(record.tune()).items()}
     dataset = data.load(options.data).limited(options.images, None, 0)
     if options.here:
