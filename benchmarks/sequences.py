@@ -13,7 +13,8 @@ weights, bit for bit; what is there of one that was stopped is reported as it is
 Seconds an epoch are of updates alone: the median of updates that take turns with those of the other engines, in one
 process for each neuron, times the updates of an epoch. ``fused`` is the layers' own engine, ``eager`` their plain torch
 (``impl="reference"``) and ``torch.compile`` that, compiled. It unrolls the steps: what does not compile within
-``--limit`` seconds is noted as such, and the neurons after it are not tried.
+``--limit`` seconds is noted as such, and the neurons after it are not tried. One thread by default: these layers are
+small, and threads that wait for each other make times of whatever else runs.
 """
 
 import argparse
