@@ -4,7 +4,8 @@ The network is Linear, neuron, Linear, neuron, Linear and a leaky integrator, wh
 the neuron differs: LIF, AdaptiveLIF (Bellec et al. 2018), AdLIF (Bittar and Garner 2022, Euler's) or SynapticLIF.
 Weights, images, their order and augmentation, and the number of updates are those of the seed; neurons with more
 constants have more parameters. Resets are soft, and the decay and all constants beside those of LIF learn, one a
-neuron, from one value for all; those that are decays are kept in [0, 1].
+neuron, from one value for all. Those that are decays are kept in [0, 1], and AdLIF's ``a`` at ``rho - 1`` or more:
+below that its membrane grows by itself, since with ``gain = 1 - decay`` an eigenvalue of ``(v, w)`` exceeds 1.
 
 Our decisions, the same for all: the learning rate, the time constants, and the factors of the first weights, by which
 every layer fires at 5 to 35 % from the start. With ``a`` and ``b`` they were tried on a validation split of the
@@ -109,5 +110,7 @@ class Reader(nn.Module):
                 for name, constant in layer.named_parameters():
                     if name in DECAYS:
                         constant.clamp_(0, 1)
+                if isinstance(layer, tgo.AdLIF):
+                    layer.a.clamp_(min=layer.rho - 1)
         x = ((images - MEAN) / STD).reshape(len(images), self.steps, -1).transpose(0, 1)
         return self.layers(x).mean(0)

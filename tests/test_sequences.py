@@ -98,6 +98,23 @@ def test_decays_stay_decays(images):
         assert getattr(model.neurons[0], name).tolist() == [0.0, 0.5, 1.0, 1.0]
 
 
+def test_the_membrane_of_ad_lif_grows_below_the_bound_of_a_and_not_at_it():
+    for rho in (0.5, 0.99, 1.0):
+        model = Training("rows", "AdLIF", hidden=4).model()
+        layer = model.neurons[0]
+        with torch.no_grad():
+            layer.rho.fill_(rho)
+            layer.a.fill_(-2.0)
+            model(torch.zeros(1, 1, 28, 28))
+        assert layer.a.tolist() == (layer.rho - 1).tolist()
+        decay, a = layer.decay[0].double(), layer.a[0].double()
+        for below, largest in ((0.0, 1.0), (1e-3, 1.0001)):
+            h = torch.stack([decay, decay - 1])  # of v and w before
+            step = torch.stack([h, torch.tensor([0.0, rho]) + (a - below) * h])
+            found = torch.linalg.eigvals(step).abs().max()
+            assert found <= 1 + 1e-6 if below == 0 else found > largest
+
+
 def test_a_run_writes_what_the_picture_is_drawn_from(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(record, "ask", here)
     some = ("--neurons", "LIF", "AdLIF", "--engines", "fused", "eager")
