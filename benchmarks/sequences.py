@@ -261,6 +261,7 @@ def run(options: argparse.Namespace) -> None:
     if options.here:
         print(json.dumps(times_here(trainings[0], dataset, options)))
         return
+    options.out /= options.data
     written, timed = (options.results / f"sequences_{options.task}{part}.csv" for part in ("", "_times"))
     if "train" in options.parts:
         try:

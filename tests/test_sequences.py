@@ -160,7 +160,7 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_numbers(tmp_path, capsys
     a, b = (record.read(each / "sequences_rows.csv") for each in (whole, broken))
     same = ("epoch", "loss", "accuracy", "rate_1", "rate_2")
     assert [[row[key] for key in same] for row in a] == [[row[key] for key in same] for row in b]
-    a, b = (torch.load(each / "runs" / "rows-AdLIF-0.pt")["model"] for each in (whole, broken))
+    a, b = (torch.load(each / "runs" / "subset" / "rows-AdLIF-0.pt")["model"] for each in (whole, broken))
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
