@@ -213,3 +213,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, capsys):
     assert sequences.main(command(tmp_path, *some, "--epochs", "1")) == 0
     assert sequences.main(command(tmp_path, *some, "--epochs", "2")) == 1
     assert "epochs 1, now 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_guide_has_the_tables(task):
+    rows, timed = (record.read(record.RESULTS / f"sequences_{task}{part}.csv") for part in ("", "_times"))
+    guide = (record.RESULTS.parents[1] / "docs" / "neurons.md").read_text()
+    assert "\n".join(sequences.table(rows, timed)) in guide
