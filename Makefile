@@ -28,7 +28,6 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-.PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
 	sanitize-triton triton-newest wheel bench family bench-networks bench-largest bench-peers sequences \
 	sequences-pixels gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test

@@ -53,13 +53,9 @@ def row(kind: type[neurons.Neuron], figure: str, steps: int, size: int, ms: floa
 
 
 def beside_plain(steps: int, size: int, rounds: int) -> list[dict[str, object]]:
-    """Each beside LIF, two at a time, since all of them at once fill the memory."""
-    rows = []
-    for kind in neurons.HOUSE[1:]:
-        calls = {each.__name__: step(each, steps, size) for each in (neurons.LIF, kind)}
-        found = costs.medians(calls, rounds)
-        rows.append(row(kind, "plain", steps, size, found[kind.__name__], found["LIF"]))
-    return rows
+    """All in turn, so that a slow moment of the machine is no neuron's alone."""
+    found = costs.medians({kind.__name__: step(kind, steps, size) for kind in neurons.HOUSE}, rounds)
+    return [row(kind, "plain", steps, size, found[kind.__name__], found["LIF"]) for kind in neurons.HOUSE[1:]]
 
 
 def beside_eager(steps: int, size: int, rounds: int) -> list[dict[str, object]]:
