@@ -152,3 +152,29 @@ def test_a_layer_of_any_neuron():
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             make()
+
+
+@pytest.mark.filterwarnings("ignore:.*runs in plain torch")
+def test_a_norm_in_front_is_no_part_of_it():
+    """What its step does with x is not known, so that a line of x is made."""
+
+    class Twice(LIF):
+        @staticmethod
+        def step(n, v, x):
+            return LIF.step(n, v, 2 * x)
+
+    def net():
+        torch.manual_seed(0)
+        norm = torch.nn.BatchNorm1d(6)
+        torch.nn.init.uniform_(norm.weight), torch.nn.init.uniform_(norm.bias)
+        return torch.nn.Sequential(tgo.OverTime(norm), tgo.Layer(Twice(v_threshold=0.7)))
+
+    x, plain, fused = torch.randn(5, 9, 6), net(), net()
+    report = tgo.fuse(fused)
+    assert not report.fused and "not to a neuron alone" in str(report)
+    expected = plain(x)
+    assert torch.equal(fused(x), expected) and 0 < expected.mean() < 1
+    other = net()
+    assert torch.equal(tgo.Block(other[0][0], other[1])(x), expected)
+    expected.sum().backward()
+    assert plain[0][0].weight.grad.abs().sum() > 0

@@ -157,7 +157,7 @@ class _Search:
 
     def _ends(self, name: str, module: nn.Module) -> tuple[str | None, str | None]:
         if isinstance(module, Layer):
-            return name, None
+            return name if module.neuron.takes_line else None, None
         if isinstance(module, _BatchNorm):
             return None, self.norm(name, module)
         if not module._modules or isinstance(module, Block):

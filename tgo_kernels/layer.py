@@ -141,7 +141,7 @@ class Layer(nn.Module):
         """On x, or on what a batch norm makes of it, whose line goes into the neuron's constants."""
         constants, line = self.neuron, None
         if isinstance(x, Normed):
-            x, line = x.taken()
+            x, line = x.taken() if constants.takes_line else (x.tensor(), None)
         neuron = constants if self.training or self.noise_in_eval else constants.without_noise()
         if not isinstance(x, Tensor):
             check_tensors(x, None, constants)  # says so before what learns is touched

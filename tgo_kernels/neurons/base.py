@@ -172,6 +172,11 @@ class Neuron:
         return False if finite else True  # noqa: SIM211  decided here, or compilers would trace it as a symbol
 
     @property
+    def takes_line(self) -> bool:
+        """Whether :meth:`Leaky.with_input` makes its step that of a line of x: one of a user's own may do anything."""
+        return isinstance(self, Leaky) and not self.ITS_OWN and len(self.INPUTS) == 1
+
+    @property
     def largest(self) -> int:
         """The largest integer that its spikes are, from 0 on; 0 if they are others."""
         return 1 if self.SPIKES is Spikes.BINARY else 0
