@@ -85,7 +85,7 @@ def options(backward: bool, flags: dict[str, Any], warp_size: int) -> dict[str, 
         return {**OPTIONS, "maxnreg": 96 if several and not own else 128} if limited else OPTIONS
     if backward and flags["permuted"]:
         return {**OPTIONS, "waves_per_eu": 4}
-    more = own or flags["membrane"] or flags["lengths"]
+    more = own or flags["membrane"] or flags["lengths"] or flags["inputs"] > 1
     few = light(flags) and not (more or several or flags["permuted"])
     few = few and not (backward and (flags["curve"] != LORENTZ.value or flags["g_init"]))
     return {**OPTIONS, "waves_per_eu": 8 if few else 0 if more or backward else 5}
