@@ -23,7 +23,7 @@ EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "guard_margin": 0.5}
 PLAIN = {"noise_std": 0.0, "noise_seed": 7, "guard_margin": 0.0}
 
 
-@settings(max_examples=int(os.environ.get("TTSEM_EXAMPLES", "100")), deadline=None, derandomize=True, database=None)
+@settings(max_examples=int(os.environ.get("TTSEM_EXAMPLES", "60")), deadline=None, derandomize=True, database=None)
 @given(cases())
 def test_random_calls(case):
     assert_agrees(case, "triton")
