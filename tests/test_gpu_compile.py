@@ -214,7 +214,7 @@ def test_no_size_is_compiled_in(kernel):
     flags = flags_for(kernel, TARGETS["sm_90"], "fp32")
     shape = launch.shape(False, flags, 32).keys()
     call = {"step", "step_back", "states", "inputs", "own", "timed", "fixed", "owned"}
-    call |= {"dtype", "noise", "reset", "membrane", "curve"}
+    call |= {"dtype", "noise", "reset", "spikes", "membrane", "curve"}
     others = {field.name for field in fields(Flags)} - call - shape
     assert all(isinstance(getattr(Flags(**flags), name).value, bool) for name in others)
 
