@@ -118,7 +118,8 @@ def main() -> int:
     others: list[beside.Read | family.Read] = []
     if "triton" in available:
         dtypes = ("fp32", "bf16") if arguments.quick else tuple(SIZES_OF)
-        members = [kernel for target in targets for dtype in dtypes for kernel in family.kernels(target, dtype)]
+        narrow = dtypes[:1] if arguments.quick else dtypes
+        members = [kernel for target in targets for dtype in narrow for kernel in family.kernels(target, dtype)]
         found = [family.read(kernel) for kernel in tqdm(members, desc="other neurons", disable=None)]
         print("", table(FAMILY, *map(family_line, found)), sep="\n")
         asked = [call for target in targets for dtype in dtypes for call in beside.calls(target, dtype)]
