@@ -190,6 +190,8 @@ def test_signatures_are_the_mean_membranes():
     with torch.no_grad():
         homeostatic = tgo.HomeostaticLIF(target=found["1"])(net[0](batches[0]))
     assert 0 < homeostatic.mean() < 1
+    of_any = tgo.signatures(tgo.Layer(neurons.LIF(gain=0.5)), [net[0](x) for x in batches])
+    assert torch.equal(of_any[""], found["1"])
     called = []
     tgo.signatures(net, ["a"], run=lambda model, batch: called.append((batch, model(batches[0]))))
     assert called[0][0] == "a" and not called[0][1].requires_grad

@@ -109,6 +109,11 @@ def canonical(given: Mapping[str, Any], neuron: Leaky, decay_input: bool) -> dic
     return new
 
 
+def check_channels(channels: int | None, learns: object) -> None:
+    if channels is not None and (type(channels) is not int or channels < 1 or not learns):
+        raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
+
+
 def rate_logit(decay: float) -> float:
     """w, where ``decay = 1 - sigmoid(w)``."""
     if not 0 < decay < 1:

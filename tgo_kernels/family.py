@@ -4,9 +4,9 @@ import inspect
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tgo_kernels.constants import beside_lif, held, readable, readable_own
+from tgo_kernels.constants import beside_lif, readable, readable_own
 from tgo_kernels.layers import LIF
 from tgo_kernels.neurons import check_bool
 from tgo_kernels.penalties import keep
@@ -57,12 +57,7 @@ class Family(LIF):
             name: value for name, value in self.kind.LAYER.items() if name not in self._positional[: len(arguments)]
         }
         super().__init__(*arguments, **absent | options)
-        for name, tensor in tensors.items():
-            (self._parameters if isinstance(tensor, nn.Parameter) else self._buffers)[name] = tensor
-        keep(self, "_held", tuple(tensors))
-
-    def learned(self, dims: int) -> dict[str, Tensor]:
-        return super().learned(dims) | {name: held(getattr(self, name)) for name in vars(self).get("_held", ())}
+        self.hold(tensors)
 
 
 def _learns(name: str, layer: Family) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tgo_kernels import noise
 from tgo_kernels.call import ScanOutput, check_tensors
-from tgo_kernels.constants import checked, held, per_channel
+from tgo_kernels.constants import check_channels, checked, held, per_channel
 from tgo_kernels.functional import run
 from tgo_kernels.neurons import Neuron, check_bool
 from tgo_kernels.normed import Normed
@@ -44,10 +44,10 @@ class Layer(nn.Module):
 
     noise_in_eval, stateful = (checked(name, partial(check_bool, name)) for name in ("noise_in_eval", "stateful"))
     impl = checked("impl", check_impl)
-    neuron: Any
+    _neuron: Any
     _learn_noise: bool
-    _per_channel: tuple[str, ...]  # what learns, and what was given as a tensor
-    _as_given: tuple[str, ...]
+    _learns: tuple[str, ...] = ()  # constants that are parameters of the layer's making
+    _as_given: tuple[str, ...] = ()  # and those that were given as tensors
 
     def __init__(
         self,
@@ -62,23 +62,36 @@ class Layer(nn.Module):
         super().__init__()
         if not isinstance(neuron, Neuron):
             raise TypeError(f"neuron must be one of tgo_kernels.neurons, such as neurons.LIF(), got {neuron!r}")
-        if channels is not None and (type(channels) is not int or channels < 1 or not learn):
-            raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
-        for name in (learn,) if isinstance(learn, str) else learn:
+        check_channels(channels, learn)
+        learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        for name in learn:
             value = getattr(neuron, name) if name in neuron.OWN else None
             if not isinstance(value, (int, float)) or isinstance(value, bool):
                 names = ", ".join(neuron.OWN)
                 raise ValueError(f"learn must name constants that are numbers, of {names}; got {name!r}: {value!r}")
             shape = () if channels is None else (channels,)
             self.register_parameter(name, nn.Parameter(torch.full(shape, float(value))))
-        for name in neuron.tensors:
-            tensor = getattr(neuron, name)
-            (self._parameters if isinstance(tensor, nn.Parameter) else self._buffers)[name] = tensor
-        keep(self, "_per_channel", tuple((learn,) if isinstance(learn, str) else learn))
-        keep(self, "_as_given", neuron.tensors)
-        self._learn_noise = "noise_std" in (*self._per_channel, *self._as_given)
-        self.neuron = neuron
+        keep(self, "_learns", learn)
+        self.hold({name: getattr(neuron, name) for name in neuron.tensors})
+        self._learn_noise = "noise_std" in (*self._learns, *self._as_given)
+        self._neuron = neuron
         self.begin(noise_in_eval, stateful, impl)
+
+    @property
+    def neuron(self) -> Any:
+        """The constants of a call, but for those that learn. Another neuron may be assigned."""
+        return self._neuron
+
+    @neuron.setter
+    def neuron(self, neuron: Any) -> None:
+        self._neuron = neuron
+
+    def hold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Constants as they were given: buffers, or parameters that learn."""
+        for name, tensor in tensors.items():
+            where: Any = self._parameters if isinstance(tensor, nn.Parameter) else self._buffers
+            where[name] = tensor
+        keep(self, "_as_given", tuple(tensors))
 
     def begin(self, noise_in_eval: bool, stateful: bool, impl: str) -> None:
         self.noise_in_eval = noise_in_eval
@@ -91,7 +104,7 @@ class Layer(nn.Module):
 
     def learned(self, dims: int) -> dict[str, Tensor]:
         """The constants that learn, by their names in the neuron, for x of so many dimensions."""
-        found = {name: per_channel(held(getattr(self, name)), dims) for name in self._per_channel}
+        found = {name: per_channel(held(getattr(self, name)), dims) for name in self._learns}
         return found | {name: held(getattr(self, name)) for name in self._as_given}
 
     def extra_repr(self) -> str:

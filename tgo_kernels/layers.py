@@ -16,6 +16,7 @@ from tgo_kernels.constants import (
     OWN,
     beside_lif,
     canonical,
+    check_channels,
     check_settings,
     fill,
     held,
@@ -73,7 +74,6 @@ class LIF(Layer):
 
     kind: type[neurons.Leaky] = neurons.LIF
     _given: Mapping[str, Any] = {}  # constants of a kind beside those of LIF, in the constructor
-    _learns: tuple[str, ...] = ()  # which of them learn
 
     tau, decay_input = readable("tau", read_tau), readable("decay_input", lambda layer: layer._decay_input)
     decay, gain, v_threshold, noise_std = map(readable_own, (*OWN, "noise_std"))
@@ -117,8 +117,7 @@ class LIF(Layer):
         if learn_threshold and "v_threshold" not in self.kind.OWN:
             raise ValueError(f"learn_threshold: v_threshold of {self.kind.__name__} is fixed")
         learns = learn_decay or learn_threshold or learn_noise or self._learns
-        if channels is not None and (type(channels) is not int or channels < 1 or not learns):
-            raise ValueError(f"channels must be a number >= 1 of channels with constants that learn, got {channels!r}")
+        check_channels(channels, learns)
         neuron: Any = self.kind(
             **{"gain": 1.0} | canonical(given, DEFAULT, decay_input),
             **self._given,
@@ -227,9 +226,9 @@ class LIF(Layer):
             found["v_threshold"] = held(self.v_threshold)
         if self._learn_noise:
             found["noise_std"] = held(self.noise_std)
-        for name in self._learns:
-            found[name] = held(getattr(self, name))
-        return {name: per_channel(value, dims) for name, value in found.items()} if found else found
+        if found:
+            found = {name: per_channel(value, dims) for name, value in found.items()}
+        return found | super().learned(dims) if self._learns or self._as_given else found
 
     def extra_repr(self) -> str:
         n = self.neuron

@@ -25,11 +25,11 @@ def choose(kind: Any, impl: str, device: torch.device) -> str:
     """The engine for a neuron of a user's own: Triton where it was asked for or x is on a GPU, else plain torch."""
     if impl == "native":
         raise TypeError(f"the compiled extension knows no {kind.__name__}; impl='triton' and impl='reference' do")
-    if impl == "auto" and device.type != "cpu":
-        impl = ops.choose("triton" if ops.why_not("triton", device) is None else "reference", device)
-    elif impl == "auto":
-        impl = "reference"
-        _say(kind)
+    if impl == "auto":
+        cpu = device.type == "cpu"
+        impl = "reference" if cpu or ops.why_not("triton", device) else "triton"
+        if cpu:
+            _say(kind)
     return ops.choose(impl, device)
 
 

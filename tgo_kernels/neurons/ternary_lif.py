@@ -1,11 +1,12 @@
 """LIF with spikes of both signs."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from tgo_kernels.neurons.base import Leaky, Spikes, check_number
+from tgo_kernels.neurons.lif import LIF
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,4 @@ class TernaryLIF(Leaky):
             check_number("v_threshold", self.v_threshold, 0.0, "float or a tensor", float("inf"))
         super().__post_init__()
 
-    @staticmethod
-    def step(n: Any, v: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        h = n.decay * v + n.gain * x + n.leak_bias
-        return (n.fire(h, n.v_threshold, n.reset_by),)
+    step = staticmethod(LIF.step)
