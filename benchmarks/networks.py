@@ -23,7 +23,9 @@ import platform
 import statistics
 import subprocess
 import time
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -58,20 +60,27 @@ def _bytes() -> dict[int, Tensor]:
     return {id(each): each for each in gc.get_objects() if type(each) is Tensor and each.dtype is torch.uint8}
 
 
-def held_MiB(forward: Callable[[], Tensor], others: list[Tensor]) -> float:
-    sizes: dict[int, int] = {}
+@dataclass(eq=False)
+class _Saved:
+    """What a hook keeps of a tensor: it goes with the graph, of which a forward may drop parts as it goes."""
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    tensor: Tensor
+
+
+def held_MiB(forward: Callable[[], Tensor], others: list[Tensor]) -> float:
+    saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
+
+    def keep(tensor: Tensor) -> _Saved:
+        each = _Saved(tensor)
+        saved.add(each)
+        return each
 
     before = _bytes()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each.tensor):
         loss = forward()
-    for key, tensor in _bytes().items():
-        if key not in before:
-            keep(tensor)
+    kept = [each.tensor for each in saved] + [tensor for key, tensor in _bytes().items() if key not in before]
+    storages = (tensor.untyped_storage() for tensor in kept)
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     for tensor in others:
         sizes.pop(tensor.untyped_storage().data_ptr(), None)
     del loss

@@ -77,7 +77,8 @@ def test_held_bytes(tiny_network):
     alone, packed = held("tgo_kernels, LIF alone"), held("fused and packed")
     assert alone == pytest.approx((4 + 4 + 4 + 4 + 4 + 3) * steps, rel=0.02)
     assert packed == pytest.approx((4 + 1 / 8 + 4 + 1 / 4 + 1 / 32) * steps, rel=0.02)
-    assert held("eager") == pytest.approx(alone + (4 + 4) * steps, rel=0.02)
+    # plain torch keeps 8 bytes more of a step, but of the last of the two, whose reset leads nowhere
+    assert held("eager") == pytest.approx(alone + 8 * steps / 2, rel=0.02)
     generators = 2 * torch.get_rng_state().nbytes  # one a segment, beside the bits of what goes into the second
     assert held("SpikingJelly, memopt 1") == pytest.approx((1 / 8 + 4 + 3) * steps + generators, rel=0.02)
 
