@@ -7,6 +7,7 @@ without the engine, and ``python -m tgo_kernels info`` says so.
 
 import os
 import re
+import runpy
 import site
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 
 def torch_directory() -> Path | None:
@@ -33,6 +35,7 @@ CUDA = os.environ.get("TGO_KERNELS_CUDA", "auto")  # 1: build the CUDA kernels; 
 ARCHITECTURES = "8.0;9.0;10.0;12.0"  # unless TORCH_CUDA_ARCH_LIST says otherwise
 CUDA_HOME = Path(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda")
 NVCC = CUDA_HOME / "bin" / "nvcc"
+COMPILER = runpy.run_path("tgo_kernels/compiler.py")
 
 
 def builds_cuda(torch: Path) -> bool:
@@ -111,17 +114,27 @@ def extensions() -> list[Extension]:
             include_dirs=[str(torch / "include")],
             library_dirs=[str(torch / "lib"), *directories],
             libraries=libraries,
-            define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000")],  # runs with torch 2.10 and every later one
-            extra_compile_args=[
-                *("-std=c++20", "-O3", "-g0"),
-                *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # the same bits on every machine
-                *("-Wno-psabi", "-Wno-maybe-uninitialized"),  # gcc takes steps past T for read
-                *os.environ.get("CXXFLAGS", "").split(),  # last, so that they win
+            define_macros=[
+                ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # runs with torch 2.10 and every later one
+                ("TGO_HEADERS", '"{}"'.format(COMPILER["digest"](Path("csrc")))),
             ],
+            extra_compile_args=[*COMPILER["FLAGS"], *os.environ.get("CXXFLAGS", "").split()],  # last, so that they win
             py_limited_api=True,
             optional=NATIVE != "1",
         )
     ]
+
+
+class WithHeaders(build_py):
+    """Puts the headers that neurons of users are compiled with into the package."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for path in COMPILER["headers"](Path("csrc")):
+                to = Path(self.build_lib, "tgo_kernels", path)
+                self.mkpath(str(to.parent))
+                self.copy_file(str(path), str(to))
 
 
 def glob(*patterns: str) -> list[str]:
@@ -130,6 +143,6 @@ def glob(*patterns: str) -> list[str]:
 
 setup(
     ext_modules=extensions(),
-    cmdclass={"build_ext": Build},
+    cmdclass={"build_ext": Build, "build_py": WithHeaders},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -11,6 +11,7 @@
 
 #include "arguments.h"
 #include "layout.h"
+#include "own.h"
 #include "storage.h"
 
 namespace tgo {
@@ -90,7 +91,8 @@ using Settings = std::vector<double>;  // of the Python side (tgo_kernels/ops.py
 struct Call {
   Tensor x;
   Layout layout;
-  int neuron;                // its place in Neurons
+  int64_t neuron;            // its place in Neurons, or the number of a user's own
+  const OwnNeuron* of_user = nullptr;
   int64_t checkpoint_every;  // 0 saves none (forward)
   int64_t rows = 0;          // of the table
   Tensors inputs;            // beside x
@@ -111,9 +113,9 @@ struct Call {
     std::copy_n(settings.begin(), kFlags, flags.begin());
     const auto [number, own, switches, guard_margin, guard_grid, curve_height, curve_scale] = flags;
     const auto digit = [digits = uint32_t(switches)](int k) { return int(digits >> 4 * k & 15); };
-    STD_TORCH_CHECK(0 <= number && number < Neurons::kCount, "unknown neuron ", number);
+    neuron = int64_t(number);
+    set_shape();
     STD_TORCH_CHECK(digit(3) < int(kCurves), "unknown surrogate curve ", digit(3));
-    neuron = int(number);
     const size_t expected = kFlags + shape().states + shape().constants;
     STD_TORCH_CHECK(settings.size() == expected, "expected ", expected, " settings, got ", settings.size());
     const double* rests = settings.data() + kFlags;
@@ -142,7 +144,7 @@ struct Call {
     if (lengths) arguments.lengths = lengths->const_data_ptr<int32_t>();
   }
 
-  Shape shape() const { return Neurons::shapes[neuron]; }
+  Shape shape() const { return of_user ? of_user->shape : Neurons::shapes[neuron]; }
   bool noisy() const { return arguments.firing.noise != Noise::kNone; }
   bool has_membrane() const { return arguments.firing.membrane != Membrane::kNone; }
 
@@ -174,6 +176,12 @@ struct Call {
   }
 
  private:
+  void set_shape() {
+    if (0 <= neuron && neuron < Neurons::kCount) return;
+    of_user = OwnNeurons::find(neuron);
+    STD_TORCH_CHECK(of_user, "unknown neuron ", neuron, ": one of a user's own is known where it has been run before");
+  }
+
   void set_table(const OptionalTensor& table, uint32_t own) {
     arguments.timed = own >> kMaxConstants & own;
     for (int k = 0; k < shape().constants; ++k) rows += rows_of(k, own);

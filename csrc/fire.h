@@ -71,13 +71,19 @@ struct Fired {
   F h, u, threshold, by;
 };
 
+// What of a membrane is held against the threshold.
+template <class F, class Flags>
+TGO_HD F size_of(F v, const Flags&) {
+  if constexpr (Flags::spikes == Spikes::kTernary) return absolute(v);
+  return v;
+}
+
 // How far a membrane is past the threshold; of integers 0, or 1 where it is outside of what they round.
 template <class F, class Flags>
-TGO_HD F distance_of(F v, const Fired<F>& fired, const Flags&) {
+TGO_HD F distance_of(F v, const Fired<F>& fired, const Flags& f) {
   if constexpr (Flags::spikes == Spikes::kInteger)
     return (v >= 0.f) & (v <= fired.threshold) ? splat<F>(0.f) : splat<F>(1.f);
-  if constexpr (Flags::spikes == Spikes::kTernary) return absolute(v) - fired.threshold;
-  return v - fired.threshold;
+  return size_of(v, f) - fired.threshold;
 }
 
 // x, or -x where spikes have a sign and that of a membrane is negative.
@@ -100,7 +106,7 @@ TGO_HD auto fires(const Fired<F>& fired, const Flags& f) {
   if constexpr (Flags::spikes == Spikes::kInteger) {
     return integer_of(fired) > 0.f;
   } else {
-    const F u = Flags::spikes == Spikes::kTernary ? absolute(fired.u) : fired.u;
+    const F u = size_of(fired.u, f);
     return f.strict ? u > fired.threshold : u >= fired.threshold;
   }
 }
@@ -114,9 +120,9 @@ TGO_HD F spike_of(const Fired<F>& fired, const Flags& f, F one = splat<F>(1.f)) 
 
 // As how many it counts.
 template <class F, class Flags>
-TGO_HD F count_of(const Fired<F>& fired, const Flags&, F spike, F one = splat<F>(1.f)) {
+TGO_HD F count_of(const Fired<F>& fired, const Flags& f, F spike, F one = splat<F>(1.f)) {
   if constexpr (Flags::spikes == Spikes::kInteger) return integer_of(fired) * one;
-  return Flags::spikes == Spikes::kTernary ? absolute(spike) : spike;
+  return size_of(spike, f);
 }
 
 // The potential that the reset acts on.
@@ -176,7 +182,9 @@ TGO_HD FireGradient<F> fire_back(F g_s, F g_v, F g_m, const Fired<F>& fired, con
   const F g_subtracted = integer || hard ? zero : (s ? -along(fired.u, g_v, f) : zero);
   F ds = integer ? g_s * fired.by : g_s;
   if (!f.detach_reset) {
-    const F jump = integer ? splat<F>(-1.f) : hard ? along(fired.u, f.v_rest - carried(fired, f), f) : -subtracted(fired, f);
+    const F jump = integer ? splat<F>(-1.f)
+                   : hard  ? along(fired.u, f.v_rest - carried(fired, f), f)
+                           : -subtracted(fired, f);
     ds = g_v == 0.f ? ds : ds + g_v * jump;  // the jump may be infinite
   }
   const F z = f.slope(distance_of(f.surrogate_at_h ? fired.h : fired.u, fired, f));

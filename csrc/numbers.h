@@ -83,4 +83,17 @@ TGO_HD F positive_part(F x) {
 #endif
 }
 
+// As torch.maximum and torch.minimum: NaN where one is.
+template <class F, class Other>
+TGO_HD F larger(F a, Other b) {
+  const F other = splat<F>(b);
+  return (a >= other) | (a != a) ? a : other;
+}
+
+template <class F, class Other>
+TGO_HD F smaller(F a, Other b) {
+  const F other = splat<F>(b);
+  return (a <= other) | (a != a) ? a : other;
+}
+
 }  // namespace tgo

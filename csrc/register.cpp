@@ -28,9 +28,19 @@ struct CpuEngine {
 
 std::string cpu_kernels() { return cpu::best_kernels().name; }
 
+std::string headers() { return TGO_HEADERS; }
+
+void own_neuron(int64_t number, int64_t states, int64_t inputs, int64_t constants, int64_t kernels) {
+  OwnNeurons::add(number, {{int(states), int(inputs), int(constants)}, reinterpret_cast<const void*>(kernels)});
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CompositeExplicitAutograd, m) { m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels)); }
+STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels));
+  m.impl("headers", TORCH_BOX(&headers));
+  m.impl("own_neuron", TORCH_BOX(&own_neuron));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CPU, m) {
   m.impl("scan_fwd", TORCH_BOX(&scan_fwd<CpuEngine>));

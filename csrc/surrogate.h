@@ -11,7 +11,7 @@ constexpr bool has_exponential(Curve curve) {
   return curve == kLogistic || curve == kExponential || curve == kGaussian;
 }
 
-// exp(x) for x <= 0 to about 1 ulp; 0 below -87; NaN stays NaN. Coefficients of Cephes' expf (Moshier).
+// exp(x) for x <= 0, and up to 60, to about 1 ulp; 0 below -87; NaN stays NaN. Coefficients of Cephes' expf (Moshier).
 template <class F>
 TGO_HD F exp_negative(F x) {
   const F clamped = x < -87.f ? splat<F>(-87.f) : x;
@@ -26,6 +26,13 @@ TGO_HD F exp_negative(F x) {
   p = p * r * r + r + 1.f;
   const F scale = bit_cast<F>((bit_cast<Int<F>>(shifted) << 23) + 0x3F800000);
   return x < -87.f ? splat<F>(0.f) : p * scale;
+}
+
+// exp(x) of any x, to about 2 ulp.
+template <class F>
+TGO_HD F exponential(F x) {
+  const F root = exp_negative(smaller(larger(0.5f * x, -60.f), 60.f));
+  return root * root;
 }
 
 // a / b for b >= 1; on the device to 2 ulp, since nothing but gradients depends on it.

@@ -168,6 +168,27 @@ def test_an_oscillation_goes_on_in_the_next_chunk(impl):
 
 
 @ON_ALL
+@pytest.mark.parametrize("noise_std", [0.0, 0.3])
+def test_a_swapped_oscillation_has_the_gradients_of_another(impl, noise_std):
+    """And the spikes, states, penalty and membrane of its own."""
+    x, g = torch.randn(2, 9, 4, 6)
+    true = neurons.OscillatingLIF(amplitude=0.5, period=3.7, guard_margin=0.5, membrane="u", noise_std=noise_std)
+    shown = true.replaced(amplitude=0.3, period=2.5, phase=1.0)
+    found = []
+    for neuron in (true, shown, true.replaced(swapped=(0.3, 2.5, 1.0))):
+        leaf = x.clone().requires_grad_()
+        out = tgo.scan(neuron, leaf, impl=impl, noise_seed=5, noise_step=3)
+        loss = (out.spikes * g).sum() + 9 * out.penalty + out.state[0].sum() + (out.membrane * g).sum()
+        found.append((out, *torch.autograd.grad(loss, leaf)))
+    (own, g_own), (_, g_shown), (swapped, g_swapped) = found
+    for name in ("spikes", "penalty", "neighbors", "fired", "membrane"):
+        assert torch.equal(getattr(swapped, name), getattr(own, name)), name
+    assert torch.equal(swapped.state[0], own.state[0])
+    torch.testing.assert_close(g_swapped, g_shown)
+    assert not torch.allclose(g_swapped, g_own, rtol=0.1)
+
+
+@ON_ALL
 def test_an_infinite_divisor_leaves_the_bias(impl):
     inputs = [torch.rand(4, 10), torch.rand(4, 10), torch.full((4, 10), torch.inf)]
     leaves = [x.requires_grad_() for x in inputs]

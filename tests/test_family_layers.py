@@ -103,6 +103,23 @@ def test_what_follows_from_a_constant_follows_what_it_is_set_to():
     assert spikes.any() and layer.rho.grad != 0
 
 
+def test_an_oscillation_is_swapped_for_an_attack():
+    torch.manual_seed(0)
+    x = torch.randn(6, 50)
+    layer = tgo.OscillatingLIF(amplitude=0.4, noise_std=0.2, stateful=True)
+    layer.set(swapped=(0.2, 3.0, 0.5))
+    found = []
+    for swapped in (None, (0.2, 3.0, 0.5)):
+        layer.set(swapped=swapped)
+        layer.reset()
+        torch.manual_seed(1)
+        leaf = x.clone().requires_grad_()
+        spikes = torch.cat([layer(leaf[:3]), layer(leaf[3:])])
+        found.append((spikes, *torch.autograd.grad(spikes.sum(), leaf)))
+    (spikes, g), (same, other) = found
+    assert torch.equal(spikes, same) and spikes.any() and not torch.allclose(g, other)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -113,6 +130,8 @@ def test_what_follows_from_a_constant_follows_what_it_is_set_to():
         (lambda: tgo.HomeostaticLIF(adapt_grad="some"), ValueError, "adapt_grad must be 'full' or 'none'"),
         (lambda: tgo.OscillatingLIF(period=0.0), ValueError, "period must be finite and >="),
         (lambda: tgo.OscillatingLIF(form="both"), ValueError, "form must be 'additive' or 'multiplicative'"),
+        (lambda: tgo.OscillatingLIF(swapped=0.3), TypeError, "swapped must be None, or an amplitude, a period and"),
+        (lambda: tgo.OscillatingLIF(swapped=(0.3, 0.0, 0.0)), ValueError, "period must be finite and >="),
         (lambda: tgo.AdaptiveLIF().set(a=0.5), TypeError, "no constant a to set; it has tau, .*rho, beta, increment"),
         (lambda: tgo.AdaptiveLIF().set(rho="x"), TypeError, "rho must be a Python float"),
         (lambda: tgo.TernaryLIF(v_threshold=-1.0), ValueError, "v_threshold must be >= 0"),

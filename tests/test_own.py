@@ -1,6 +1,12 @@
-"""Neurons of a user's own: a step in plain torch, on the reference, in Triton, and as a layer."""
+"""Neurons of a user's own: a step in plain torch, on every engine, compiled where there is one, and as a layer."""
 
+import os
+import stat
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +14,8 @@ from cases import dyadic
 from torch import Tensor
 
 import tgo_kernels as tgo
-from tgo_kernels import neurons, own
+from tgo_kernels import compiler, neurons, own
 from tgo_kernels.neurons import LIF, Neuron
-
-TRITON = pytest.mark.skipif(tgo.ops.why_not("triton", torch.device("cpu")) is not None, reason="TRITON_INTERPRET=1")
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,21 @@ def loop(x, a=0.125, b=0.25, jump=0.5, rest=-0.25):
     return torch.stack(spikes), (v, u)
 
 
+def serves(engine):
+    return tgo.ops.why_not(engine, torch.device("cpu")) is None
+
+
 def engines():
-    return [*(["triton"] if tgo.ops.why_not("triton", torch.device("cpu")) is None else []), "reference"]
+    """The reference, and Triton's in its interpreter, where the compiled one is not asked again."""
+    return [next(filter(serves, ("triton", "native", "reference"))), "reference"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """What is compiled here is kept here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(compiler.CACHE, str(tmp_path_factory.mktemp("own") / "cache"))
+        yield Path(os.environ[compiler.CACHE])
 
 
 def test_what_a_class_has_follows_from_its_step():
@@ -69,37 +86,132 @@ def test_it_is_that_of_its_equations(impl):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
 
 
-@TRITON
-def test_triton_is_the_reference():
-    """With noise, guard, a membrane, and constants of its own that learn."""
-    x, g = torch.randn(2, 9, 4, 30)
-    found = []
-    for impl in ("reference", "triton"):
-        leaves = [x.clone(), torch.full((30,), 0.2), torch.tensor(0.4)]
-        leaf, a, threshold = (each.requires_grad_() for each in leaves)
-        neuron = Izhikevich(a=a, v_threshold=threshold, noise_std=0.2, guard_margin=0.3, membrane="u")
-        out = tgo.scan(neuron, leaf, impl=impl, noise_seed=3)
-        loss = (out.spikes * g).sum() + out.penalty + out.membrane.square().sum()
-        found.append((out, torch.autograd.grad(loss, [leaf, a, threshold])))
-    (one, g_one), (other, g_other) = found
-    assert torch.equal(one.spikes, other.spikes) and torch.equal(one.penalty, other.penalty)
-    for a, b in zip((*one.state, one.membrane, *g_one), (*other.state, other.membrane, *g_other), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    assert own.number_of(Izhikevich) >= 2**16
+@dataclass(frozen=True)
+class Every(LIF):
+    """All that steps may have."""
+
+    rho: float | Tensor = 0.5
+
+    @staticmethod
+    def step(n, v, a, x):
+        h = n.decay * v + n.gain * torch.relu(x) + torch.exp(-a) * 0.25 - torch.minimum(a, 0.5 * v) ** 3
+        h = torch.clamp(h, -2.0, 4.0) + torch.maximum(0.25 * a, x).clamp(max=3.0)
+        after = n.fire(h, n.v_threshold + torch.where(a > 0.5, a, 0.0) / (1 + a * a), n.reset_by)
+        return after, n.rho * a + (x**2).clamp_min(0.1) * n.spikes + torch.where(v != x, v, -x).abs() * 0.125
 
 
-def test_on_a_cpu_it_says_so_once():
-    class Once(LIF):
-        @staticmethod
-        def step(n, v, x):
-            return LIF.step(n, v, 2 * x)
+def results(neuron, x, impl, g, **options):
+    """All that a call computes, and the gradients of all that has some."""
+    leaf = x.detach().clone().requires_grad_()
+    out = tgo.scan(neuron, leaf, impl=impl, noise_seed=3, **options)
+    loss = (out.spikes * g).sum() + out.penalty + sum(each.square().sum() for each in out.state)
+    loss = loss if out.membrane is None else loss + out.membrane.square().sum()
+    learned = [each for each in vars(neuron).values() if isinstance(each, Tensor)]
+    return out, torch.autograd.grad(loss, [leaf, *learned])
 
-    x = torch.randn(5, 30)
-    with pytest.warns(UserWarning, match="Once runs in plain torch on CPUs") as found:
-        spikes = [tgo.scan(Once(), x).spikes for _ in range(2)]
-    assert len(found) == 1 and all(torch.equal(each, tgo.lif(2 * x).spikes) for each in spikes)
-    with pytest.raises(TypeError, match="the compiled extension knows no Once"):
-        tgo.scan(Once(), x, impl="native")
+
+@pytest.mark.parametrize("impl", [each for each in engines() if each != "reference"])
+@pytest.mark.parametrize("kind", [Izhikevich, Every])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_engines_are_the_reference(impl, kind, dtype):
+    """With noise, guard, a membrane, sequences that end, and constants of its own that learn, one with a time axis."""
+    x, g = torch.randn(2, 9, 4, 30).to(dtype)
+    a = torch.full((30,), 0.2).requires_grad_()
+    line = torch.rand(9, 1, 1).requires_grad_()
+    name, timed = ("a", "jump") if kind is Izhikevich else ("rho", "gain")
+    for settings, options in (
+        ({}, {}),
+        ({"v_reset": None, "strict": True}, {}),
+        ({name: a, timed: line, "noise_std": 0.2, "guard_margin": 0.3, "membrane": "u"}, {"noise_step": 3}),
+        ({name: a, "v_reset": None, "reset_by": 0.5}, {"valid": torch.tensor([9, 4, 1, 0])}),
+    ):
+        neuron = kind(**settings)
+        (one, g_one), (other, g_other) = (results(neuron, x, each, g, **options) for each in ("reference", impl))
+        if kind is Izhikevich or dtype is torch.float32:  # exp is to rounding
+            assert torch.equal(one.spikes, other.spikes) and 0.02 < one.spikes.float().mean() < 0.95
+        torch.testing.assert_close(one.penalty, other.penalty)
+        for left, right in zip((*one.state, *g_one), (*other.state, *g_other), strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-3 if dtype is torch.float32 else 2e-2, atol=1e-4)
+    assert own.number_of(kind) >= 2**16
+
+
+class Compiled(LIF):
+    @staticmethod
+    def step(n, v, x):
+        return LIF.step(n, v, 2 * x)
+
+
+@pytest.mark.skipif(not serves("native"), reason="the compiled extension's")
+class TestCompiled:
+    def test_it_is_kept_for_the_user_alone(self, cache):
+        x = torch.randn(5, 30)
+        assert torch.equal(tgo.scan(Compiled(), x).spikes, tgo.lif(2 * x).spikes)
+        assert torch.equal(tgo.scan(Compiled(), x, impl="native").spikes, tgo.lif(2 * x).spikes)
+        assert (
+            stat.S_IMODE(cache.stat().st_mode) == 0o700 and list(cache.glob("*.so")) and not list(cache.glob("*.part"))
+        )
+        assert all(not each.stat().st_mode & 0o077 for each in cache.iterdir())
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_another_process_compiles_it_no_more(self, cache, compiled, tmp_path):
+        tgo.scan(Compiled(), torch.randn(5, 30))
+        code = """
+            import torch, tgo_kernels as tgo
+            from tgo_kernels.neurons import LIF
+            class Compiled(LIF):
+                @staticmethod
+                def step(n, v, x):
+                    return LIF.step(n, v, 2 * x)
+            x = torch.randn(5, 30, requires_grad=True)
+            call = lambda x: tgo.scan(Compiled(), x, impl="native").spikes
+            spikes = (torch.compile(call, fullgraph=True) if COMPILED else call)(x)
+            spikes.sum().backward()
+            assert torch.equal(spikes, tgo.lif(2 * x).spikes) and x.grad.any()
+        """
+        script = tmp_path / "script.py"
+        script.write_text(textwrap.dedent(code).replace("COMPILED", str(compiled)))
+        # torch.compile has a use for a compiler.
+        environment = os.environ | ({} if compiled else {"CXX": "no-such-compiler"})
+        before = set(cache.iterdir())
+        subprocess.run([sys.executable, script], env=environment, check=True, cwd=Path(__file__).parents[1])
+        assert set(cache.iterdir()) == before
+
+    def test_without_a_compiler_it_is_plain_torch_and_says_so_once(self, monkeypatch):
+        class Once(LIF):
+            @staticmethod
+            def step(n, v, x):
+                return LIF.step(n, v, 3 * x)
+
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        x = torch.randn(5, 30)
+        with pytest.warns(
+            UserWarning, match=r"Once runs in plain torch on cpu: .*no C\+\+ compiler: no-such-comp"
+        ) as found:
+            spikes = [tgo.scan(Once(), x).spikes for _ in range(2)]
+        assert len(found) == 1 and all(torch.equal(each, tgo.lif(3 * x).spikes) for each in spikes)
+        with pytest.raises(RuntimeError, match="no-such-compiler"):
+            tgo.scan(Once(), x, impl="native")
+        monkeypatch.setenv("CXX", "false")
+        with pytest.raises(RuntimeError, match=r"Once could not be compiled: .*false .* failed"):
+            tgo.scan(Once(), x, impl="native")
+
+    def test_other_headers_than_the_extensions_are_refused(self, monkeypatch):
+        class Other(LIF):
+            @staticmethod
+            def step(n, v, x):
+                return LIF.step(n, v, 5 * x)
+
+        monkeypatch.setattr(compiler, "digest", lambda folder: "another")
+        with pytest.raises(RuntimeError, match="is not what the compiled extension was built from"):
+            tgo.scan(Other(), torch.randn(5, 30), impl="native")
+
+    def test_a_number_that_nobody_has_run_is_named(self):
+        neuron = LIF()
+        settings = [float(2**40 + 5), *neuron.settings[1:]]
+        with pytest.raises(
+            RuntimeError, match="unknown neuron 1099511627781: one of a user's own is known where it has"
+        ):
+            torch.ops.tgo_kernels.scan_fwd(torch.randn(3, 4), None, None, None, None, 0, 0, settings)
 
 
 def a_step(body):
@@ -117,8 +229,12 @@ def a_step(body):
 )
 def test_what_no_engine_knows_is_named_with_its_line(step, message):
     line = step.__code__.co_firstlineno
-    with pytest.raises(TypeError, match=rf"Odd\.step, line {line} of .*test_own\.py: .*knows {message}"):
-        own.number_of(a_step(step))
+    named = rf"Odd\.step, line {line} of .*test_own\.py: .*knows {message}"
+    odd = a_step(step)
+    with pytest.raises(TypeError, match=named):
+        own.number_of(odd)
+    with pytest.warns(UserWarning, match=f"Odd runs in plain torch on cpu: {named}"):
+        assert own.choose(odd, "auto", torch.device("cpu")) == "reference"
 
 
 def test_what_is_too_much_or_no_state_is_named():
@@ -129,7 +245,6 @@ def test_what_is_too_much_or_no_state_is_named():
         own.number_of(a_step(lambda n, v, x: n.fire(v + x, n.v_threshold, n.reset_by)))
 
 
-@pytest.mark.filterwarnings("ignore:.*runs in plain torch")
 def test_a_layer_of_any_neuron():
     x = torch.randn(6, 3, 4, 5)
     neuron = Izhikevich(a=torch.nn.Parameter(torch.full((5,), 0.2)), rest=torch.tensor(-0.5), guard_margin=0.3)
@@ -154,7 +269,6 @@ def test_a_layer_of_any_neuron():
             make()
 
 
-@pytest.mark.filterwarnings("ignore:.*runs in plain torch")
 def test_a_norm_in_front_is_no_part_of_it():
     """What its step does with x is not known, so that a line of x is made."""
 

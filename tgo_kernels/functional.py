@@ -133,7 +133,7 @@ def _known(*constants) -> LIF:
 
 
 def run(
-    neuron: Neuron,
+    neuron: Any,
     x: Tensor,
     streams: Sequence[Tensor],
     state: Sequence[Tensor] | None,
@@ -145,6 +145,8 @@ def run(
     """:func:`scan` for a neuron that is known to be one, and as many streams beside x and states as it has."""
     check_tensors(x, None, neuron, impl)
     if neuron.COUNTS_STEPS:
+        if neuron.swapped is not None:
+            return _swapped(neuron, x, streams, state, noise_seed, noise_step, impl, valid)
         neuron = neuron.prepared(x, noise_step)
     v, more = None, []
     if streams or len(neuron.INPUTS) > 1:
@@ -159,6 +161,25 @@ def run(
     spikes, v_final, penalty, neighbors, fired, further = _scan(neuron, x, v, more, noise_seed, noise_step, impl, valid)
     after = (v_final, *further[: len(neuron.STATES) - 1]) if further else (v_final,)
     return ScanOutput(spikes, after, penalty, neighbors, fired, further[-1] if neuron.membrane else None)
+
+
+def _swapped(neuron: Any, x: Tensor, streams: Any, state: Any, seed: Any, *others: Any) -> ScanOutput:
+    """What a neuron computes, with the gradients of another, in the same noise."""
+    if neuron.noisy and seed is None:
+        seed = noise.draw_seed(x.device)
+    followed = run(neuron.differentiated(), x, streams, state, seed, *others)
+    with torch.no_grad():
+        out = run(neuron.replaced(swapped=None), x, streams, state, seed, *others)
+
+    def along(value: Any, other: Any) -> Any:
+        return value + (other - other.detach()) if other is not None and other.requires_grad else value
+
+    return out._replace(
+        spikes=along(out.spikes, followed.spikes),
+        state=tuple(map(along, out.state, followed.state)),
+        penalty=along(out.penalty, followed.penalty),
+        membrane=along(out.membrane, followed.membrane),
+    )
 
 
 def scan(

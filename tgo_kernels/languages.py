@@ -11,6 +11,7 @@ class Language:
     CALLS: ClassVar[dict[str, str]]
     FIRED: ClassVar[dict[str, str]]  # what fire() has found
     declare: ClassVar[str]  # before a name
+    declare_bool: ClassVar[str]
 
     @staticmethod
     def number(value: float) -> str:
@@ -21,9 +22,17 @@ class Triton(Language):
     CALLS: ClassVar = {
         "where": "tl.where({}, {}, {})",
         "abs": "tl.abs({})",
+        "clamp": "smaller(larger({}, {}), {})",
         "exp": "tl.exp({})",
+        "logical_and_": "({} & {})",
+        "maximum": "larger({}, {})",
+        "minimum": "smaller({}, {})",
         "reciprocal": "(1.0 / {})",
+        "scalar_tensor": "{}",
+        "sgn": "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0))",
+        "threshold_backward": "tl.where({} <= {}, 0.0, {})",
         "_to_copy": "tl.where({}, 1.0, 0.0)",
+        "zeros_like": "0.0",  # of a constant that a step does not read
         "detach": "{}",
         "plus": "plus({}, {})",  # of which the first may be None
     }
@@ -33,7 +42,7 @@ class Triton(Language):
         "after": "after_of(fired, firing, F)",
         "s": "spike_of(fired, F)",
     }
-    declare = ""
+    declare = declare_bool = ""
 
     @staticmethod
     def number(value: float) -> str:
@@ -44,9 +53,17 @@ class Cpp(Language):
     CALLS: ClassVar = {
         "where": "({} ? {} : {})",
         "abs": "absolute({})",
+        "clamp": "smaller(larger({}, {}), {})",
         "exp": "exponential({})",
+        "logical_and_": "({} & {})",
+        "maximum": "larger({}, {})",
+        "minimum": "smaller({}, {})",
         "reciprocal": "(1.f / {})",
+        "scalar_tensor": "splat<F>({})",
+        "sgn": "({0} > 0.f ? splat<F>(1.f) : {0} < 0.f ? splat<F>(-1.f) : splat<F>(0.f))",
+        "threshold_backward": "({} <= {} ? splat<F>(0.f) : {})",
         "_to_copy": "({} ? splat<F>(1.f) : splat<F>(0.f))",
+        "zeros_like": "splat<F>(0.f)",
         "detach": "{}",
         "plus": "{} + {}",
     }
@@ -56,7 +73,7 @@ class Cpp(Language):
         "after": "after_of(fired, f)",
         "s": "spike_of(fired, f)",
     }
-    declare = "const F "
+    declare, declare_bool = "const F ", "const auto "
 
     @staticmethod
     def number(value: float) -> str:

@@ -114,6 +114,9 @@ for _suffix in _SUFFIX.values():
 
 
 LIBRARY.define("cpu_kernels() -> str")  # the instruction set that the compiled engine runs here
+LIBRARY.define("headers() -> str")  # what it was built from: tgo_kernels.compiler.digest()
+# Makes a neuron of a user's known to it, by the address of its kernels.
+LIBRARY.define("own_neuron(int number, int states, int inputs, int constants, int kernels) -> ()")
 
 
 def _scan_fwd_triton(*args: Any) -> tuple[Any, ...]:

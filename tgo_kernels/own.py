@@ -1,5 +1,6 @@
-"""Neurons of a user's own: their steps, checked and printed when they are first run by Triton."""
+"""Neurons of a user's own: their steps, checked, printed, and on CPUs compiled when they are first run."""
 
+import ctypes
 import functools
 import hashlib
 import linecache
@@ -13,29 +14,82 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tgo_kernels import ops
+from tgo_kernels import compiler, native, ops
 from tgo_kernels.languages import Triton
 from tgo_kernels.neurons import OWN, Neuron
 
 MOST = {"STATES": 3, "INPUTS": 3, "CONSTANTS": 16}  # as in csrc/neurons.h
-KNOWN = sorted({*Triton.BINARY, *Triton.COMPARED, *Triton.CALLS, "neg"} - {"plus", "_to_copy"})
+REVERSED = {
+    "logical_and_",
+    "plus",
+    "scalar_tensor",
+    "threshold_backward",
+    "_to_copy",
+    "zeros_like",
+}  # of steps' reverses, and numbers
+CALLS = {*Triton.BINARY, *Triton.COMPARED, *Triton.CALLS, "clamp_max", "clamp_min", "neg", "relu", "rsub"}
+KNOWN = [*sorted(CALLS - REVERSED), "pow of 2 and 3"]
 
 
+@torch.compiler.assume_constant_result
 def choose(kind: Any, impl: str, device: torch.device) -> str:
-    """The engine for a neuron of a user's own: Triton where it was asked for or x is on a GPU, else plain torch."""
-    if impl == "native":
-        raise TypeError(f"the compiled extension knows no {kind.__name__}; impl='triton' and impl='reference' do")
+    """The engine for a neuron of a user's own: "auto" is the compiled one on CPUs and Triton elsewhere; where these
+    cannot serve, plain torch, with a warning. One asked for by name then raises TypeError or RuntimeError."""
     if impl == "auto":
-        cpu = device.type == "cpu"
-        impl = "reference" if cpu or ops.why_not("triton", device) else "triton"
-        if cpu:
-            _say(kind)
-    return ops.choose(impl, device)
+        return _settled(kind, device)
+    ops.choose(impl, device)
+    if impl != "reference":
+        number_of(kind)
+    if impl == "native":
+        _known_to_native(kind, device)
+    return impl
 
 
 @functools.cache
-def _say(kind: Any) -> None:
-    warnings.warn(f"{kind.__name__} runs in plain torch on CPUs; on GPUs Triton compiles it", stacklevel=2)
+def _settled(kind: Any, device: torch.device) -> str:
+    engine = "native" if device.type == "cpu" else "triton"
+    try:
+        return choose(kind, engine, device)
+    except (TypeError, RuntimeError) as error:
+        warnings.warn(f"{kind.__name__} runs in plain torch on {device.type}: {error}", stacklevel=2)
+        return "reference"
+
+
+@functools.cache
+def _known_to_native(kind: Any, device: torch.device) -> None:
+    if device.type != "cpu":
+        raise TypeError(f"the compiled extension knows no {kind.__name__} on {device.type}; impl='triton' does")
+    number = number_of(kind)
+    if torch.ops.tgo_kernels.headers() != compiler.digest(compiler.csrc()):
+        raise RuntimeError(f"{compiler.csrc()} is not what the compiled extension was built from; {native.REMEDY}")
+    try:
+        library = compiler.library(_cpp(kind), torch.ops.tgo_kernels.headers())
+    except (OSError, RuntimeError) as error:
+        raise RuntimeError(f"{kind.__name__} could not be compiled: {error}") from error
+    _LIBRARIES.append(library)
+    address = ctypes.addressof(ctypes.c_char.in_dll(library, "tgo_own_neuron"))
+    torch.ops.tgo_kernels.own_neuron(number, *(len(getattr(kind, what)) for what in MOST), address)
+
+
+_LIBRARIES: list[ctypes.CDLL] = []  # which stay loaded
+
+
+def _cpp(kind: Any) -> str:
+    """The kernels of a neuron for the instruction set of this machine, as a file in csrc/steps."""
+    from tgo_kernels import printer
+
+    isa = {"AVX2": "avx2", "AVX-512": "avx512"}.get(torch.ops.tgo_kernels.cpu_kernels(), "generic")
+    return f"""#include "../cpu/sets.h"
+#if TGO_WIDE
+#include "../cpu/isa_{isa}.h"
+#else
+#include "../cpu/isa_generic.h"
+#endif
+#include "../cpu/forms.h"
+{printer.cpp("own", kind)}
+extern "C" __attribute__((visibility("default"))) const tgo::cpu::NeuronKernels tgo_own_neuron =
+    tgo::cpu::TGO_ISA::kernels_for<tgo::Own>;
+"""
 
 
 @torch.compiler.assume_constant_result
@@ -80,8 +134,9 @@ class _Known(TorchDispatchMode):
     ) -> Any:
         name = function._schema.name.split("::")[1]
         ours = function.namespace == "tgo_kernels_step"
-        numbers = all(isinstance(each, (Tensor, int, float)) for each in arguments)
-        if not (ours or (numbers and name in {*KNOWN, "rsub", "_to_copy"})):
+        numbers = all(isinstance(each, (Tensor, int, float)) or each is None for each in arguments)
+        power = name == "pow" and arguments[1] in (1, 2, 3)
+        if not (ours or (numbers and (name in CALLS or power))):
             what = "the value of a tensor" if name == "_local_scalar_dense" else f"torch's {name}"
             raise TypeError(
                 f"{self.kind.__name__}.step{self.line()}: no engine but plain torch (impl='reference') knows {what}; "

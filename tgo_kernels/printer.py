@@ -76,6 +76,27 @@ def graphs(neuron: Any) -> tuple[fx.Graph, fx.Graph]:
     return make_fx(step)(*given).graph, make_fx(back)(*given, g_states, torch.ones(1)).graph
 
 
+POWERS = 2, 3  # as which torch, too, takes products
+
+
+def plainer(name: str, args: list[Any]) -> tuple[str, list[Any]]:
+    """An operator by others."""
+    x, *more = args
+    if name == "rsub":
+        return "sub", [*more, x]
+    if name == "relu":
+        return "maximum", [x, 0.0]
+    if name == "clamp_min" or (name == "clamp" and more[1:] in ([], [None])):
+        return "maximum", [x, more[0]]
+    if name == "clamp_max" or (name == "clamp" and more[0] is None):
+        return "minimum", [x, more[-1]]
+    if name == "masked_fill_":
+        return "where", [*more, x]
+    if name == "threshold_backward":
+        return name, [*more, x]
+    return name, args
+
+
 class Text:
     """A graph in a language: what is used once stands where it is used, all else is a line with a name."""
 
@@ -105,7 +126,8 @@ class Text:
                 self.fired_at = len(self.lines)
             elif uses[node] > 1 and node not in self.names:
                 name = f"t{len(self.lines)}"
-                self.lines.append(f"{language.declare}{name} = {self.phrase(node)[0]}")
+                declare = language.declare_bool if node.meta["val"].dtype == torch.bool else language.declare
+                self.lines.append(f"{declare}{name} = {self.phrase(node)[0]}")
                 self.names[node] = name
         self.outputs = [self.written(node) for node in output.args[0]]
 
@@ -139,9 +161,11 @@ class Text:
         return phrase if tightness >= least else f"({phrase})"
 
     def phrase(self, node: fx.Node) -> tuple[str, int]:
-        name, args = str(node.target).split(".")[1], list[Any](node.args)
-        if name == "rsub":
-            name, args = "sub", [args[1], args[0]]
+        name, args = plainer(str(node.target).split(".")[1], list(node.args))
+        if name == "pow" and args[1] == 1:
+            return self.written(args[0], 4), 4
+        if name == "pow" and args[1] in POWERS:
+            return " * ".join([self.written(args[0], 3)] * int(args[1])), 2
         if name == "neg":
             return f"-{self.written(args[0], 3)}", 3
         if name == "add" and any(self.names.get(a) == "g_s" for a in args):  # which may be missing
@@ -153,7 +177,8 @@ class Text:
             return f"{self.written(args[0], 1)} {self.language.COMPARED[name]} {self.written(args[1], 1)}", 0
         if name in self.language.CALLS:
             call = self.language.CALLS[name]
-            return call.format(*(self.written(a, 1) for a in args[: call.count("{}")])), 4
+            count = call.count("{}") or "{0}" in call
+            return call.format(*(self.written(a, 1) for a in args[:count])), 4
         raise NotImplementedError(f"the printer does not know the operator {node.target}, in {node.format_node()}")
 
 
@@ -198,7 +223,11 @@ def triton(name: str, neuron: Any) -> str:
         "",
     ]
     body = "\n".join(lines)
-    helpers = [each for each in ("after_of", "fire", "fire_back", "plus", "spike_of") if f"{each}(" in body]
+    helpers = [
+        each
+        for each in ("after_of", "fire", "fire_back", "larger", "plus", "smaller", "spike_of")
+        if f"{each}(" in body
+    ]
     head = [
         f'"""Printed by tgo_kernels/printer.py from the step of tgo_kernels/neurons/{name}.py."""',
         "",

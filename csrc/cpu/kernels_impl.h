@@ -1,99 +1,34 @@
-// The kernels, compiled once for each instruction set: the including file names TGO_ISA, and in that namespace F, the
+// The kernels, compiled once for each instruction set (isa_*.h): it names TGO_ISA, and in that namespace F, the
 // vector of floats; Lanes, as wide, of 64-bit words; LaneOps for philox(), Exact for two_normals(), Widen from HalfF to
 // Doubles, Stream for stores past the caches, Equal for which lanes are. Everything here is local to that file, so that
 // no wide code leaks into others.
-#include <utility>
-
-#include "vectors.h"
+#include "forms.h"
 
 #include "bits.h"
 #include "draw.h"
 #include "pool.h"
 #include "affine.h"
-#include "spans.h"
 
 namespace tgo::cpu::TGO_ISA {
 namespace {
 
-// f<Form>() for what a call is, as far as kernels are compiled to know it.
-template <class Step, class S, class Body>
-void with_form(const Kind& kind, const Body& f) {
-  const auto one = [&]<uint32_t own, Noise noise, Reset reset, bool guard>() {
-    using Flags = Known<noise, reset, guard>;
-    return Flags::is(kind.firing) && (f.template operator()<Form<Step, S, Flags, own>>(), true);
-  };
-  const auto plain = [&]<uint32_t own>() {
-    return one.template operator()<own, Noise::kNone, Reset::kHard, false>() ||
-           one.template operator()<own, Noise::kNone, Reset::kSoft, false>();
-  };
-  const auto both = [&]<Noise noise, bool guard>() {
-    return one.template operator()<0, noise, Reset::kHard, guard>() ||
-           one.template operator()<0, noise, Reset::kSoft, guard>();
-  };
-  constexpr bool lif = std::is_same_v<Step, Lif>;
-  if (kind.own == 0 && !kind.rare) {
-    if (plain.template operator()<0>()) return;
-    if constexpr (lif)
-      if (both.template operator()<Noise::kNone, true>() || both.template operator()<Noise::kMembrane, true>()) return;
-    return f.template operator()<Form<Step, S, Any, 0>>();
-  }
-  if constexpr (lif)
-    if ((kind.own & ~kUsualOwn) == 0 && !kind.rare) {
-      if ((kind.own & ~kNormOwn) == 0 && plain.template operator()<kNormOwn>()) return;
-      if (plain.template operator()<kUsualOwn>()) return;
-      return f.template operator()<Form<Step, S, Any, kUsualOwn>>();
-    }
-  f.template operator()<Form<Step, S, Any, kAllOwn>>();
-}
-
-// LIF, which is what is called most, takes rows as they are stored.
-template <class Step, class Body>
-void with_storage(const Kind& kind, const Body& f) {
-  if constexpr (std::is_same_v<Step, Lif>)
-    as_stored(kind.storage, [&]<class S>() { with_form<Step, S>(kind, f); });
-  else
-    with_form<Step, float>(kind, f);
-}
-
 void widen(Storage storage, const void* from, float* to, int64_t len) {
   as_stored(storage, [&]<class S>() {
-    for (int64_t j = 0; j < len; j += kLanes) {
-      const int64_t count = len - j < kLanes ? len - j : kLanes;
-      count == kLanes ? store(to + j, load_row<S>(from, j, Whole()), Whole())
-                      : store(to + j, load_row<S>(from, j, count), count);
-    }
+    for_groups<1>(len, [&](int64_t j, auto, auto count) { store(to + j, load_row<S>(from, j, count), count); });
   });
 }
 
 void narrow(Storage storage, const float* from, void* to, int64_t len) {
   as_stored(storage, [&]<class S>() {
-    for (int64_t j = 0; j < len; j += kLanes) {
-      const int64_t count = len - j < kLanes ? len - j : kLanes;
-      count == kLanes ? store_row<S, false>(to, j, load(from + j, Whole()), Whole())
-                      : store_row<S, false>(to, j, load(from + j, count), count);
-    }
+    for_groups<1>(len, [&](int64_t j, auto, auto count) { store_row<S, false>(to, j, load(from + j, count), count); });
   });
-}
-
-template <class Step>
-ForwardKernel forward_for(const Kind& kind) {
-  ForwardKernel found = nullptr;
-  with_storage<Step>(kind, [&]<class Form>() { found = forward<Form>; });
-  return found;
-}
-
-template <class Step>
-BackwardKernel backward_for(const Kind& kind) {
-  BackwardKernel found = nullptr;
-  with_storage<Step>(kind, [&]<class Form>() { found = backward<Form>; });
-  return found;
 }
 
 template <class... Steps>
 constexpr Kernels kernels_of(House<Steps...>) {
   return {TGO_ISA_NAME, noise,     widen,       narrow,     pack, unpack,
           pool_outputs, pool_back, column_sums, add_affine,
-          {{forward_for<Steps>, backward_for<Steps>}...}};
+          {kernels_for<Steps>...}};
 }
 
 }  // namespace

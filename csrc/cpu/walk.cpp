@@ -123,6 +123,10 @@ void states_at(const Call& call, const float* checkpoints, int64_t t, int64_t ev
                               : nullptr;
 }
 
+const NeuronKernels& kernels_of(const Call& call) {
+  return call.of_user ? *static_cast<const NeuronKernels*>(call.of_user->kernels) : best_kernels().neurons[call.neuron];
+}
+
 // Rows of x's kind: `data` is only read where they are no output.
 RowIO rows_of(const Call& call, const void* data, bool output = false) {
   return RowIO(const_cast<void*>(data), storage_of(call.x), call.layout, call.neuron != 0, output);
@@ -167,7 +171,7 @@ Totals forward(const Call& call, const Forward& a) {
   for (int k = 0; k < shape.states; ++k) aligned = aligned && reinterpret_cast<uintptr_t>(a.finals[k]) % 64 == 0;
   const int64_t size = call.checkpoint_every ? call.checkpoint_every : kMaxChunk;
   std::vector<Totals> totals(block_count(call));
-  const ForwardKernel kernel = best_kernels().neurons[call.neuron].forward(kind_of(call, a.firing));
+  const ForwardKernel kernel = kernels_of(call).forward(kind_of(call, a.firing));
   for_each_block(call, [&](int64_t b, int64_t column, int64_t m, int64_t len) {
     BlockNoise noise(call, m, len);
     Scratch& s = scratch();
@@ -226,7 +230,7 @@ void backward(const Call& call, const Backward& a) {
   Any firing = a.firing;
   firing.pull = a.g_penalty ? float(double(*a.g_penalty) * a.share) : 0.f;
   firing.guard = firing.guard && firing.pull != 0;
-  const BackwardKernel kernel = best_kernels().neurons[call.neuron].backward(kind_of(call, firing));
+  const BackwardKernel kernel = kernels_of(call).backward(kind_of(call, firing));
   for_each_block(call, [&](int64_t, int64_t column, int64_t m, int64_t len) {
     BlockNoise noise(call, m, len);
     Scratch& s = scratch();

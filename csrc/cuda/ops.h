@@ -58,6 +58,7 @@ struct __attribute__((visibility("hidden"))) Engine {
                       f.grid != 0.f || a.lengths || a.timed;
     const bool usual =
         f.noise == Noise::kMembrane && f.reset == Reset::kHard && !f.surrogate_at_h && !f.detach_reset;
+    STD_TORCH_CHECK(!call.of_user, "CUDA's kernels know no neurons of users");
     const bool lif = call.neuron == 0, own = call.rows > 0;
     const Kind kind = rare || call.neuron >= kWithFirst ? Kind::kAny
                       : lif && !call.noisy()            ? Kind::kQuiet
@@ -65,7 +66,7 @@ struct __attribute__((visibility("hidden"))) Engine {
                                                         : Kind::kFirst;
     const bool begins = !call.noisy() || a.noise_step % kSpan == 0;
     const bool four = layout.steps == kSpan && begins && rest && lif && !rare && !own;
-    Form form{call.neuron, storage_of(call.x), kind, true, four, own, f.curve};
+    Form form{int(call.neuron), storage_of(call.x), kind, true, four, own, f.curve};
     const bool plain = simple(call.shape().states, call.shape().inputs);
     const int count = widest(plain, kind, own, form.storage == Storage::kFloat ? 4 : 2);
     form.wide = layout.inner == layout.neurons && (layout.logical_order() || !call.noisy()) &&

@@ -54,7 +54,7 @@ def fire(h, threshold, by, noise_std, firing, F: tl.constexpr):
     if F.spikes == INTEGER:
         s = integer_of(u, threshold) > 0
     else:
-        size = tl.abs(u) if F.spikes == TERNARY else u
+        size = size_of(u, F)
         s = size > threshold if F.strict else size >= threshold
     fired = s, h, u, threshold, by
     return after_of(fired, firing, F), fired
@@ -155,7 +155,7 @@ def count_of(fired, spike, F: tl.constexpr):
     if F.spikes == INTEGER:
         count = tl.where(fired[0], integer_of(fired[2], fired[3]), 0.0)
     else:
-        count = tl.abs(spike) if F.spikes == TERNARY else spike
+        count = size_of(spike, F)
     return count
 
 
@@ -174,13 +174,30 @@ def along(v, x, F: tl.constexpr):
 
 
 @triton.jit
+def larger(a, b):
+    """As torch.maximum: NaN where one is."""
+    return tl.where((a >= b) | (a != a), a, b)
+
+
+@triton.jit
+def smaller(a, b):
+    return tl.where((a <= b) | (a != a), a, b)
+
+
+@triton.jit
+def size_of(v, F: tl.constexpr):
+    """What of a membrane is held against the threshold."""
+    return tl.abs(v) if F.spikes == TERNARY else v
+
+
+@triton.jit
 def distance_of(v, fired, F: tl.constexpr):
     """How far a membrane is past the threshold; of integers 0, or 1 where it is outside of what they round."""
     threshold = fired[3]
     if F.spikes == INTEGER:
         distance = tl.where((v >= 0) & (v <= threshold), 0.0, 1.0)
     else:
-        distance = (tl.abs(v) if F.spikes == TERNARY else v) - threshold
+        distance = size_of(v, F) - threshold
     return distance
 
 

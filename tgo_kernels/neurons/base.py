@@ -86,7 +86,7 @@ class Neuron:
         cls.ITS_OWN = True
         if not hasattr(cls, "INPUTS"):
             cls.INPUTS = ("x",)
-        if not hasattr(cls, "STATES"):
+        if "STATES" not in vars(cls):
             cls.STATES = tuple(inspect.signature(cls.step).parameters)[1 : -len(cls.INPUTS)]
         taken = [name for name in ("fire", "spikes") if name in vars(cls).get("__annotations__", {})]
         if taken:

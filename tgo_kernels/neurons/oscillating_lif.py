@@ -26,7 +26,10 @@ class OscillatingLIF(Leaky):
         amplitude: in units of the membrane, or a share of it; 0 is LIF, to the bit.
         period: in steps.
         phase: in radians.
-        others: as of :class:`LIF`. All of these may be tensors that learn.
+        swapped: another amplitude, period and phase: spikes, states and penalty stay the neuron's, and all gradients
+            are those of the neuron that oscillates so. What an attacker follows is then of no use to him, unless he
+            asks for the true one, ``swapped=None``.
+        others: as of :class:`LIF`. All of these but ``swapped`` may be tensors that learn.
     """
 
     number = 6
@@ -41,6 +44,7 @@ class OscillatingLIF(Leaky):
     period: float | Tensor = 4.0
     phase: float | Tensor = 0.0
     form: Literal["additive", "multiplicative"] = "additive"
+    swapped: tuple[float, float, float] | None = None
 
     table: float | Tensor = field(default=0.0, repr=False)  #: o of a call's steps, once it is prepared
 
@@ -49,6 +53,15 @@ class OscillatingLIF(Leaky):
         if not isinstance(self.period, Tensor):
             check_number("period", self.period, FLOAT32.tiny, "float or a tensor")
         super().__post_init__()
+        if self.swapped is not None:
+            self.differentiated()  # which says what is wrong with it
+
+    def differentiated(self) -> "OscillatingLIF":
+        """The neuron whose gradients are given."""
+        if not isinstance(self.swapped, tuple) or len(self.swapped) != 3:
+            raise TypeError(f"swapped must be None, or an amplitude, a period and a phase, got {self.swapped!r}")
+        amplitude, period, phase = self.swapped
+        return self.replaced(amplitude=amplitude, period=period, phase=phase, swapped=None)
 
     def prepared(self, x: Tensor, first_step: int) -> "OscillatingLIF":
         steps = torch.arange(x.shape[0], dtype=torch.float64, device=x.device) + first_step
