@@ -9,7 +9,7 @@ import torch
 
 import tgo_kernels as tgo
 from tgo_kernels import neurons
-from tgo_kernels.constants import beside_lif
+from tgo_kernels.constants import beside_lif, shown
 
 LAYERS = tuple(getattr(tgo, kind.__name__) for kind in neurons.HOUSE[1:])
 EACH = pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
@@ -22,6 +22,7 @@ DIFFERENT |= {
     "period": 3.0,
     "phase": 0.5,
     "form": "multiplicative",
+    "swapped": (0.2, 2.5, 1.0),
     "levels": 3,
     "normalize": True,
 }
@@ -53,7 +54,7 @@ def test_a_layer_is_its_neuron(kind):
     assert len(layer.state) == len(out.state) and all(map(torch.equal, layer.state, out.state))
     assert torch.equal(layer.membrane, out.membrane) and torch.equal(layer.penalty, out.penalty)
     for name, value in own.items():
-        assert getattr(layer, name) == value
+        assert getattr(layer, name) == value and f"{name}={shown(value)}" in repr(layer)
     with pytest.raises(AttributeError, match=r"changed by layer.set|fixed when it is made"):
         setattr(layer, next(iter(own), "tau"), 0.1)
 

@@ -141,10 +141,10 @@ def per_channel(value: Tensor, dims: int) -> Tensor:
     return value.reshape(-1, *[1] * max(0, dims - 3)) if value.dim() else value
 
 
-def shown(value: float | Tensor) -> str:
-    """For people: a number, or from which to which."""
+def shown(value: Any) -> str:
+    """For people: a number, or from which to which; what is neither as it is."""
     if not isinstance(value, Tensor):
-        return f"{value:g}"
+        return f"{value:g}" if type(value) in (int, float) else repr(value)
     if value.is_meta:
         return "learned"
     least, most = value.min().item(), value.max().item()

@@ -232,7 +232,7 @@ class LIF(Layer):
 
     def extra_repr(self) -> str:
         n = self.neuron
-        now = {name: getattr(n, name) for name in OWN} | self.learned(0)
+        now = {name: getattr(n, name) for name in (*OWN, *beside_lif(type(n)))} | self.learned(0)
         now.pop("noise_std", None)
         parts = [f"{name}={shown(value)}" for name, value in now.items()] + [f"v_reset={n.v_reset}"]
         parts += [f"surrogate={n.surrogate}, detach_reset={n.detach_reset}"]
