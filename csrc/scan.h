@@ -40,7 +40,7 @@ template <class Engine>
 BackwardResult scan_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensors more, OptionalTensor table,
                         OptionalTensor seed, int64_t noise_step, int64_t checkpoint_every, Tensor checkpoints,
                         OptionalTensor g_spikes, OptionalTensor g_v_final, OptionalTensors any_further,
-                        OptionalTensor g_penalty, bool need_g_init, Settings settings) {
+                        OptionalTensor g_penalty, bool need_g_init, bool need_g_table, Settings settings) {
   Engine engine(any_x);
   Engine::check(checkpoint_every);
   const Call call(Engine::taken(any_x), v_init, more, table, seed, noise_step, checkpoint_every, settings);
@@ -51,8 +51,8 @@ BackwardResult scan_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensors mor
   Tensors g_inputs, g_states, kept;
   for (int k = 0; k < shape.inputs; ++k) g_inputs.push_back(empty_as(x));
   if (need_g_init) g_states = call.new_states();
-  Tensor g_table = table ? empty_as(*table) : row(x, 0);
-  if (table && call.arguments.columns > call.layout.neurons)
+  Tensor g_table = table && need_g_table ? empty_as(*table) : row(x, 0);
+  if (table && need_g_table && call.arguments.columns > call.layout.neurons)
     torch::stable::zero_(g_table);  // of columns that are of no neuron
   if (call.layout.neurons) {
     Backward a{call.arguments};
@@ -73,7 +73,7 @@ BackwardResult scan_bwd(Tensor any_x, OptionalTensor v_init, OptionalTensors mor
     for (size_t k = 0; k < g_states.size(); ++k) a.g_states[k] = g_states[k].mutable_data_ptr<float>();
     float* own = g_table.mutable_data_ptr<float>();
     for (int k = 0; k < shape.constants; ++k) {
-      if (!a.own[k]) continue;
+      if (!need_g_table || !a.own[k]) continue;
       a.g_own[k] = own;
       own += call.rows_of(k) * a.columns;
     }

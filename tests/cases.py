@@ -66,6 +66,7 @@ class Case:
     g_membrane: Tensor | None = None
     neuron: type[tgo.neurons.Neuron] = LIF
     streams: tuple[Tensor, ...] = ()  # beside x
+    learns: bool = True  # whether constants that are tensors ask for gradients
 
     def on(self, device: str) -> "Case":
         """The same call there, layouts included."""
@@ -110,7 +111,7 @@ class Case:
         tensors = {
             name: self.constants[name] for name in self.neuron.OWN if isinstance(self.constants.get(name), Tensor)
         }
-        own = {name: value.detach().to(own_dtype).requires_grad_() for name, value in tensors.items()}
+        own = {name: value.detach().to(own_dtype).requires_grad_(self.learns) for name, value in tensors.items()}
         streams = [stream.detach().to(dtype).requires_grad_() for stream in self.streams]
         return x.requires_grad_(), None if self.v_init is None else self.v_init.detach().requires_grad_(), own, streams
 
@@ -125,8 +126,10 @@ class Case:
             outputs.append(out.penalty)
             grads.append(torch.tensor(self.g_penalty, device=x.device))
         leaves = [leaf for leaf in (x, v_init, *own) if leaf is not None]
-        found = torch.autograd.grad(outputs, leaves, grads, allow_unused=True) if outputs else [None] * len(leaves)
-        g = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+        asked = [leaf for leaf in leaves if leaf.requires_grad]
+        found = torch.autograd.grad(outputs, asked, grads, allow_unused=True) if outputs else [None] * len(asked)
+        given = dict(zip(map(id, asked), found, strict=True))
+        g = [torch.zeros_like(leaf) if given.get(id(leaf)) is None else given[id(leaf)] for leaf in leaves]
         return out, g.pop(0), None if v_init is None else g.pop(0), g
 
 
@@ -205,6 +208,7 @@ def cases(draw: st.DrawFn) -> Case:
         g_membrane=pick(None, normal(steps, *shape)),
         neuron=neuron,
         streams=tuple(lay(stream, pick(*LAYOUTS)).to(dtype) for stream in more),
+        learns=pick(True, True, False),
     )
 
 

@@ -1,6 +1,8 @@
 """The package as a stranger meets it: a cold import, and what it says of itself."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +69,25 @@ def test_a_strict_checker_finds_the_users_mistakes_alone(tmp_path):
     errors = [line for line in found.stdout.splitlines() if "error:" in line]
     assert [error.split(":")[1] for error in errors] == ["14", "15"], found.stdout + found.stderr
     assert "arg-type" in errors[0] and "arg-type" in errors[1]
+
+
+def imported(path: Path, modules: set[str]) -> set[str]:
+    """The modules of the package that a file imports as it is imported itself."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module == "tgo_kernels":
+            found |= {each.name for each in node.names} & modules
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tgo_kernels."):
+            found.add(str(node.module).split(".")[1])
+    return found
+
+
+def test_a_module_imports_from_the_floors_below_its_own():
+    rows = re.findall(r"^  \| (\d+) \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    floors = {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)`", names)}
+    package = ROOT / "tgo_kernels"
+    files = {path: path.relative_to(package).with_suffix("").parts[0] for path in package.rglob("*.py")}
+    assert set(files.values()) - {"__init__"} == set(floors)
+    for path, name in files.items():
+        for other in imported(path, set(floors)) - {name} if name != "__init__" else ():
+            assert floors[other] < floors[name], f"{path.name} imports {other}"

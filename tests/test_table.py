@@ -7,7 +7,8 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
 import tgo_kernels as tgo
-from tgo_kernels import table
+from tgo_kernels import native, table
+from tgo_kernels.neurons import LIF, with_time
 from tgo_kernels.norm import folded
 
 EVERYTHING = {"noise_std": 0.3, "noise_seed": 7, "noise_step": 0, "guard_margin": 0.5}
@@ -27,6 +28,20 @@ def test_columns_repeat_in_the_order_of_memory(layout, shape):
     repeated = found.repeat(1, -(-in_memory.numel() // columns))[:, : in_memory.numel()]
     for row, offset in zip(repeated, (0.0, 0.25, 0.5), strict=True):
         assert torch.equal(row, in_memory + offset)
+
+
+@pytest.mark.skipif(native.ERROR is not None, reason="the compiled extension's")
+def test_gradients_of_constants_that_do_not_learn_take_no_memory():
+    x, own = torch.randn(5, 4, 64, requires_grad=True), torch.full((5, 1, 64), 0.7)
+    tgo.lif(x, v_threshold=own, impl="native").spikes.backward(torch.ones(5, 4, 64))
+    scan = tgo.ops.OPERATORS["native"]
+    arguments = x.detach(), None, None, own.reshape(5, 64).contiguous(), None, 0, 8
+    settings = with_time(LIF(v_threshold=own).settings, [True])
+    checkpoints = scan[0](*arguments, settings)[5]
+    grads = torch.ones_like(x), None, None, None, False
+    for needed, size in ((True, own.numel()), (False, 0)):
+        g_x, _, g_own, _ = scan[1](*arguments, checkpoints, *grads, needed, settings)
+        assert g_own.numel() == size and torch.equal(g_x, x.grad)
 
 
 def test_a_table_is_small_beside_its_neurons():

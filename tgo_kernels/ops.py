@@ -54,7 +54,7 @@ _FORWARD = (
 _BACKWARD = (
     "(Tensor x, Tensor? v_init, Tensor[]? more, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
     "Tensor checkpoints, Tensor? g_spikes, Tensor? g_v_final, Tensor[]? g_further, Tensor? g_penalty, "
-    "bool need_g_init, float[] settings) -> (Tensor g_x, Tensor g_v_init, Tensor g_table, Tensor[] g_more)"
+    "bool need_g_init, bool need_g_table, float[] settings) -> (Tensor g_x, Tensor g_v_init, Tensor g_table, Tensor[] g_more)"
 )
 ENGINES = ("native", "triton", "reference")
 _SUFFIX = {"native": "", "triton": "_triton"}
@@ -98,13 +98,14 @@ def _scan_bwd_fake(
     g_further: list[Tensor] | None,
     g_penalty: Tensor | None,
     need_g_init: bool,
+    need_g_table: bool,
     settings: list[float],
 ) -> tuple[Any, ...]:
     g_x, none = torch.empty_like(x), x.new_empty(0, dtype=torch.float32)
     states, inputs, _ = shape_of(settings)
     g_init = [torch.empty_like(g_x[0], dtype=torch.float32) for _ in range(states)] if need_g_init else [none]
     g_more = [torch.empty_like(x) for _ in range(inputs - 1)] + g_init[1:]
-    return g_x, g_init[0], torch.empty_like(none if table is None else table), g_more
+    return g_x, g_init[0], torch.empty_like(none if table is None or not need_g_table else table), g_more
 
 
 for _suffix in _SUFFIX.values():
@@ -215,7 +216,7 @@ class _Forward(Function):
                 g_penalty, grads = grads[0], grads[1:]
             further = [x.new_empty(0) if g is None else g for g in grads] or None
         saved = (x, v_init, more or None, table, seed, noise_step, checkpoint_every, checkpoints)
-        arguments = (*saved, g_spikes, g_v_final, further, g_penalty, need_g_init, settings)
+        arguments = (*saved, g_spikes, g_v_final, further, g_penalty, need_g_init, need_g_table, settings)
         operator = OPERATORS[engine][1]
         g_x, g_v_init, g_table, g_more = operator(*arguments) if differentiated else below(operator, *arguments)
         g_v_init, g_table = g_v_init if need_g_v_init else None, g_table if need_g_table else None

@@ -233,7 +233,7 @@ TGO_HD void backward_past(const Any& any, const BackwardWork& b) {
           g_state[g][k] = span.going_on(t, j, count, g_state[g][k], g_next[k]);
         if constexpr (Form::own != 0)
           TGO_UNROLL for (int k = 0; k < Step::kConstants; ++k)
-            if (Form::own >> k & 1) {
+            if ((Form::own >> k & 1) && b.g_own[k]) {
               const F term = span.going_on(t, j, count, g_c[k], F{});
               sums[g][k] += term;
               if (Form::rare && b.timed >> k & 1)

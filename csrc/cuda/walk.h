@@ -156,7 +156,7 @@ struct Constants<Step, count, true> {
   }
   TGO_HD void add_at(int64_t t, int64_t m, float* const to[], const float g[Step::kConstants]) const {
     TGO_UNROLL for (int k = 0; k < Step::kConstants; ++k)
-      if (a.timed >> k & 1) {
+      if (to[k] && a.timed >> k & 1) {
         float* const sum = to[k] + t * a.columns + column;
         *sum = m == column ? g[k] : *sum + g[k];
       }

@@ -38,6 +38,7 @@ class Flags:
     in_turn: bool = False
     g_spikes: bool = True
     g_init: bool = False
+    learns: bool = True  # whether gradients of constants in the table are wanted
     curve: int = 0
     surrogate_at_h: bool = False
     detach_reset: bool = False

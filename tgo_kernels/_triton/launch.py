@@ -248,6 +248,7 @@ def scan_bwd(
     g_further: Sequence[Tensor] | None,
     g_penalty: Tensor | None,
     need_g_init: bool,
+    need_g_table: bool,
     settings: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     if checkpoint_every != CHECKPOINT_EVERY:
@@ -264,7 +265,8 @@ def scan_bwd(
     g_inputs = tuple(call.new_row() for _ in call.inputs)
     none = x.new_empty(0, dtype=torch.float32)
     g_init = call.new_states() if need_g_init else ()
-    g_table = torch.empty_like(none if table is None else table)  # an operator's results are no aliases of each other
+    # An operator's results are no aliases of each other.
+    g_table = torch.empty_like(none if table is None or not need_g_table else table)
     if x.numel() == 0:
         g_table.zero_()  # a table may have columns that are of no neuron
     else:
@@ -294,6 +296,7 @@ def scan_bwd(
                 **call.compiled(
                     **call.of_backward,
                     g_spikes=g_spikes is not None,
+                    learns=need_g_table,
                     g_init=need_g_init or any(g is not None for g in g_final),
                     guard=g_penalty is not None and call.flags["guard"],
                     membrane=call.flags["membrane"] if g_membrane is not None else NO_MEMBRANE.value,

@@ -36,7 +36,7 @@ def load_fixed(table, F: tl.constexpr):
 def no_sums(F: tl.constexpr):
     """Of the gradients of these."""
     found = ()
-    for _ in tl.static_range(F.fixed):
+    for _ in tl.static_range(F.fixed if F.learns else 0):
         found = found + (splat(0.0, F.count, F.block),)
     return found
 
@@ -45,7 +45,7 @@ def no_sums(F: tl.constexpr):
 def store_fixed(table, sums, F: tl.constexpr):
     ptr, numbers, rows, distance, _, _, states = table
     for k in tl.static_range(len(numbers)):
-        if F.own[k] and not F.timed[k]:
+        if F.learns and F.own[k] and not F.timed[k]:
             store_states(ptr + rows[k] * distance, sums[0], states, F.count)
             sums = sums[1:]
 
@@ -73,7 +73,7 @@ def with_gradients(sums, grads, counts, g_table, t, again, F: tl.constexpr):
     """
     added = ()
     for k in tl.static_range(len(grads)):
-        if F.own[k]:
+        if F.learns and F.own[k]:
             g = tl.where(counts, grads[k], 0.0)
             if F.timed[k]:
                 ptr, exists = entry(g_table, k, t, g, F)
