@@ -54,7 +54,8 @@ _FORWARD = (
 _BACKWARD = (
     "(Tensor x, Tensor? v_init, Tensor[]? more, Tensor? table, Tensor? seed, SymInt noise_step, int checkpoint_every, "
     "Tensor checkpoints, Tensor? g_spikes, Tensor? g_v_final, Tensor[]? g_further, Tensor? g_penalty, "
-    "bool need_g_init, bool need_g_table, float[] settings) -> (Tensor g_x, Tensor g_v_init, Tensor g_table, Tensor[] g_more)"
+    "bool need_g_init, bool need_g_table, float[] settings) -> "
+    "(Tensor g_x, Tensor g_v_init, Tensor g_table, Tensor[] g_more)"
 )
 ENGINES = ("native", "triton", "reference")
 _SUFFIX = {"native": "", "triton": "_triton"}
