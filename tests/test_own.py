@@ -88,12 +88,16 @@ def test_it_is_that_of_its_equations(impl):
 
 @dataclass(frozen=True)
 class Every(LIF):
-    """All that steps may have."""
+    """All that steps may have, by names that are words of the languages."""
 
     rho: float | Tensor = 0.5
+    double: float | Tensor = 1.0
+    t0: float | Tensor = 0.0
 
     @staticmethod
-    def step(n, v, a, x):
+    def step(n, h, s, F):
+        v, a, x = h, s, F
+        x = x * n.double + n.t0 + 1e-3 * ((x > 0) & ~(v > 1) | torch.logical_not(a > 0)) - torch.zeros_like(x)
         h = n.decay * v + n.gain * torch.relu(x) + torch.exp(-a) * 0.25 - torch.minimum(a, 0.5 * v) ** 3
         h = torch.clamp(h, -2.0, 4.0) + torch.maximum(0.25 * a, x).clamp(max=3.0)
         after = n.fire(h, n.v_threshold + torch.where(a > 0.5, a, 0.0) / (1 + a * a), n.reset_by)
@@ -225,6 +229,11 @@ def a_step(body):
         (lambda n, v, x: (n.fire(v + x if v.sum() > 0 else x, n.v_threshold, n.reset_by),), "torch's sum"),
         (lambda n, v, x: (n.fire(v + x if v > 0 else x, n.v_threshold, n.reset_by),), "the value of a tensor"),
         (lambda n, v, x: (n.fire(v.add_(x), n.v_threshold, n.reset_by),), "torch's add_"),
+        (lambda n, v, x: (n.fire(torch.add(v, x, alpha=2), n.v_threshold, n.reset_by),), "torch's add with alpha"),
+        (lambda n, v, x: (n.fire(torch.div(v, x, rounding_mode="floor"), 1.0, 1.0),), "torch's div with rounding_mode"),
+        (lambda n, v, x: (n.fire(v.int() + x, n.v_threshold, n.reset_by),), "torch's _to_copy"),
+        (lambda n, v, x: (n.fire(v**n.decay + x, n.v_threshold, n.reset_by),), "torch's pow"),
+        (lambda n, v, x: (n.fire(v**0.5 + x, n.v_threshold, n.reset_by),), "torch's pow"),
     ],
 )
 def test_what_no_engine_knows_is_named_with_its_line(step, message):
@@ -243,6 +252,10 @@ def test_what_is_too_much_or_no_state_is_named():
         own.number_of(many)
     with pytest.raises(TypeError, match=r"Odd\.step must return its states"):
         own.number_of(a_step(lambda n, v, x: n.fire(v + x, n.v_threshold, n.reset_by)))
+    with pytest.raises(TypeError, match=r"Odd\.step must fire once, .* it does 0 times"):
+        own.number_of(a_step(lambda n, v, x: (v + x,)))
+    with pytest.raises(TypeError, match=r"Odd\.step must fire once, .* it does 2 times"):
+        own.number_of(a_step(lambda n, v, x: (n.fire(n.fire(v, 1.0, 1.0) + x, 1.0, 1.0),)))
 
 
 def test_a_layer_of_any_neuron():

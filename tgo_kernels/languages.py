@@ -1,6 +1,17 @@
 """The languages that steps are printed in (:mod:`tgo_kernels.printer`): Triton and C++."""
 
+from math import inf, isfinite, isnan
 from typing import ClassVar
+
+import numpy as np
+
+NOT_FINITE = {inf: "__builtin_inff()", -inf: "-__builtin_inff()"}
+
+
+def rounded(value: float) -> float:
+    """To fp32, in the fewest digits."""
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
 
 
 class Language:
@@ -24,7 +35,9 @@ class Triton(Language):
         "abs": "tl.abs({})",
         "clamp": "smaller(larger({}, {}), {})",
         "exp": "tl.exp({})",
-        "logical_and_": "({} & {})",
+        "logical_and": "({} & {})",
+        "logical_not": "(({}) == 0)",
+        "logical_or": "({} | {})",
         "maximum": "larger({}, {})",
         "minimum": "smaller({}, {})",
         "reciprocal": "(1.0 / {})",
@@ -32,6 +45,7 @@ class Triton(Language):
         "sgn": "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0))",
         "threshold_backward": "tl.where({} <= {}, 0.0, {})",
         "_to_copy": "tl.where({}, 1.0, 0.0)",
+        "ones_like": "1.0",
         "zeros_like": "0.0",  # of a constant that a step does not read
         "detach": "{}",
         "plus": "plus({}, {})",  # of which the first may be None
@@ -46,7 +60,8 @@ class Triton(Language):
 
     @staticmethod
     def number(value: float) -> str:
-        return repr(float(value))
+        value = rounded(value)
+        return repr(value) if isfinite(value) else f"float('{value}')"
 
 
 class Cpp(Language):
@@ -55,7 +70,9 @@ class Cpp(Language):
         "abs": "absolute({})",
         "clamp": "smaller(larger({}, {}), {})",
         "exp": "exponential({})",
-        "logical_and_": "({} & {})",
+        "logical_and": "({} & {})",
+        "logical_not": "(({}) == 0)",
+        "logical_or": "({} | {})",
         "maximum": "larger({}, {})",
         "minimum": "smaller({}, {})",
         "reciprocal": "(1.f / {})",
@@ -63,6 +80,7 @@ class Cpp(Language):
         "sgn": "({0} > 0.f ? splat<F>(1.f) : {0} < 0.f ? splat<F>(-1.f) : splat<F>(0.f))",
         "threshold_backward": "({} <= {} ? splat<F>(0.f) : {})",
         "_to_copy": "({} ? splat<F>(1.f) : splat<F>(0.f))",
+        "ones_like": "splat<F>(1.f)",
         "zeros_like": "splat<F>(0.f)",
         "detach": "{}",
         "plus": "{} + {}",
@@ -77,4 +95,5 @@ class Cpp(Language):
 
     @staticmethod
     def number(value: float) -> str:
-        return f"{float(value)!r}f"
+        value = rounded(value)
+        return f"{value!r}f" if isfinite(value) else '__builtin_nanf("")' if isnan(value) else NOT_FINITE[value]

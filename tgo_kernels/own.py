@@ -19,16 +19,12 @@ from tgo_kernels.languages import Triton
 from tgo_kernels.neurons import OWN, Neuron
 
 MOST = {"STATES": 3, "INPUTS": 3, "CONSTANTS": 16}  # as in csrc/neurons.h
-REVERSED = {
-    "logical_and_",
-    "plus",
-    "scalar_tensor",
-    "threshold_backward",
-    "_to_copy",
-    "zeros_like",
-}  # of steps' reverses, and numbers
-CALLS = {*Triton.BINARY, *Triton.COMPARED, *Triton.CALLS, "clamp_max", "clamp_min", "neg", "relu", "rsub"}
-KNOWN = [*sorted(CALLS - REVERSED), "pow of 2 and 3"]
+# What a step may be of; beside these its reverse, and torch of its own accord, takes some more.
+LOGICAL = {f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "not")}
+UNSAID = {"plus", "rsub", "scalar_tensor", "threshold_backward", "_to_copy"}
+CALLS = {*Triton.BINARY, *Triton.COMPARED, *Triton.CALLS, *LOGICAL, "clamp_max", "clamp_min", "neg", "relu", "rsub"}
+KNOWN = [*sorted(CALLS - UNSAID), "pow of 2 and 3"]
+MAKES = "scalar_tensor", "ones_like", "zeros_like"  # which say of what kind
 
 
 @torch.compiler.assume_constant_result
@@ -107,10 +103,20 @@ def _printed(kind: Any) -> int:
         if not 1 <= len(names) <= most:
             raise TypeError(f"{kind.__name__}: the compiled engines take 1 to {most} {what}, got {len(names)}")
     tensors = [tuple(torch.ones(1) for _ in getattr(kind, what)) for what in MOST]
-    with _Known(kind):
-        after = kind.step(printer.Traced(kind.CONSTANTS, tensors[2]), *tensors[0], *tensors[1])
-    if not isinstance(after, tuple) or len(after) != len(kind.STATES):
+    given = printer.Traced(kind.CONSTANTS, tensors[2])
+    try:
+        with _Known(kind):
+            after = kind.step(given, *tensors[0], *tensors[1])
+    except _Unknown as error:
+        raise TypeError(str(error)) from None
+    if not isinstance(after, tuple) or [getattr(each, "dtype", None) for each in after] != [torch.float32] * len(
+        kind.STATES
+    ):
         raise TypeError(f"{kind.__name__}.step must return its states {kind.STATES}, got {after!r}")
+    if given.times != 1:
+        raise TypeError(
+            f"{kind.__name__}.step must fire once, by n.fire(h, threshold, by); it does {given.times} times"
+        )
     text = printer.triton(kind.__name__, kind)
     number = 2**16 + int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
     module = types.ModuleType(f"tgo_kernels._triton.steps.own_{number:x}")
@@ -120,6 +126,10 @@ def _printed(kind: Any) -> int:
     exec(compile(text, file, "exec"), vars(module))
     OWN[number] = kind, module
     return number
+
+
+class _Unknown(Exception):
+    """No TypeError, which operators of tensors take for another's turn."""
 
 
 class _Known(TorchDispatchMode):
@@ -133,16 +143,25 @@ class _Known(TorchDispatchMode):
         self, function: Any, types: Sequence[type], arguments: tuple = (), named: dict[str, Any] | None = None
     ) -> Any:
         name = function._schema.name.split("::")[1]
-        ours = function.namespace == "tgo_kernels_step"
-        numbers = all(isinstance(each, (Tensor, int, float)) or each is None for each in arguments)
-        power = name == "pow" and arguments[1] in (1, 2, 3)
-        if not (ours or (numbers and (name in CALLS or power))):
+        named = named or {}
+        if function.namespace != "tgo_kernels_step" and not self.knows(name, arguments, named):
             what = "the value of a tensor" if name == "_local_scalar_dense" else f"torch's {name}"
-            raise TypeError(
+            what += f" with {', '.join(named)}" if name in CALLS and named else ""
+            raise _Unknown(
                 f"{self.kind.__name__}.step{self.line()}: no engine but plain torch (impl='reference') knows {what}; "
                 f"the others know {', '.join(KNOWN)}"
             )
-        return function(*arguments, **named or {})
+        return function(*arguments, **named)
+
+    @staticmethod
+    def knows(name: str, arguments: tuple, named: dict[str, Any]) -> bool:
+        if not all(isinstance(each, (Tensor, int, float)) or each is None for each in arguments):
+            return False
+        if name == "pow":
+            return isinstance(arguments[1], (int, float)) and arguments[1] in (1, 2, 3)
+        if name == "_to_copy":  # of a comparison
+            return arguments[0].dtype == torch.bool and named.get("dtype") == torch.float32
+        return name in CALLS and (not named or name in MAKES)
 
     def line(self) -> str:
         frame: Any = sys._getframe()

@@ -52,11 +52,14 @@ class Traced:
     """What a step is given while it is traced: the constants by name, and a firing that is one operator."""
 
     spikes: Tensor
+    times = 0  # that it fired
 
     def __init__(self, names: Sequence[str], values: Tensors) -> None:
         self.__dict__.update(zip(names, values, strict=True))
 
     def fire(self, h: Tensor, threshold: Tensor, by: Tensor) -> Tensor:
+        self.times += 1
+        threshold, by = (each if isinstance(each, Tensor) else torch.scalar_tensor(each) for each in (threshold, by))
         after, self.spikes = _Fire.apply(h, threshold, by, self.noise_std)  # type: ignore[attr-defined]
         return after
 
@@ -82,6 +85,9 @@ POWERS = 2, 3  # as which torch, too, takes products
 def plainer(name: str, args: list[Any]) -> tuple[str, list[Any]]:
     """An operator by others."""
     x, *more = args
+    name = name.replace("bitwise_", "logical_")
+    if name == "logical_and_":
+        return "logical_and", args
     if name == "rsub":
         return "sub", [*more, x]
     if name == "relu":
@@ -133,7 +139,7 @@ class Text:
 
     def unpacked(self, line: str, neuron: Any, *g_states: str) -> list[str]:
         """What is read of the groups that a step is given, each by ``line`` with its name, group and place."""
-        groups = {"states": neuron.STATES, "inputs": neuron.INPUTS, "constants": neuron.CONSTANTS, "g_states": g_states}
+        groups = dict(zip(("states", "inputs", "constants"), names_of(neuron), strict=True)) | {"g_states": g_states}
         given = [(n, group, i) for group, names in groups.items() for i, n in enumerate(names) if n in self.read]
         return [line.format(*each) for each in given]
 
@@ -149,6 +155,12 @@ class Text:
             if found[node] == 1 and (node not in self.names or node.target is operator.getitem):
                 waiting += [a for a in self.operands(node) if isinstance(a, fx.Node)]
         return found
+
+    def factor(self, value: Any, least: int) -> str:
+        """An operand of arithmetic, where what is true is 1."""
+        if isinstance(value, fx.Node) and value.meta["val"].dtype == torch.bool:
+            return self.language.CALLS["_to_copy"].format(self.written(value, 1))
+        return self.written(value, least)
 
     def written(self, value: Any, least: int = 0) -> str:
         """An operand; in parentheses if it does not bind at least so tightly."""
@@ -167,12 +179,12 @@ class Text:
         if name == "pow" and args[1] in POWERS:
             return " * ".join([self.written(args[0], 3)] * int(args[1])), 2
         if name == "neg":
-            return f"-{self.written(args[0], 3)}", 3
+            return f"-{self.factor(args[0], 3)}", 3
         if name == "add" and any(self.names.get(a) == "g_s" for a in args):  # which may be missing
             name, args = "plus", sorted(args, key=lambda a: self.names.get(a) != "g_s")
         if name in self.language.BINARY:
             sign, tightness = self.language.BINARY[name]
-            return f"{self.written(args[0], tightness)} {sign} {self.written(args[1], tightness + 1)}", tightness
+            return f"{self.factor(args[0], tightness)} {sign} {self.factor(args[1], tightness + 1)}", tightness
         if name in self.language.COMPARED:
             return f"{self.written(args[0], 1)} {self.language.COMPARED[name]} {self.written(args[1], 1)}", 0
         if name in self.language.CALLS:
@@ -182,10 +194,17 @@ class Text:
         raise NotImplementedError(f"the printer does not know the operator {node.target}, in {node.format_node()}")
 
 
+def names_of(neuron: Any) -> tuple[Sequence[str], ...]:
+    """Of states, inputs and constants; a user's own may be words of a language, or of the printer's."""
+    groups = neuron.STATES, neuron.INPUTS, neuron.CONSTANTS
+    return tuple([f"{name}_" for name in names] for names in groups) if neuron.ITS_OWN else groups
+
+
 def texts(neuron: Any, language: type[Language]) -> tuple[Text, Text]:
-    given = (*neuron.STATES, *neuron.INPUTS, *neuron.CONSTANTS)
+    states, inputs, constants = names_of(neuron)
+    given = (*states, *inputs, *constants)
     forward, back = graphs(neuron)
-    return Text(forward, given, language), Text(back, (*given, *(f"g_{s}" for s in neuron.STATES), "g_s"), language)
+    return Text(forward, given, language), Text(back, (*given, *(f"g_{s}" for s in states), "g_s"), language)
 
 
 def tuple_of(items: Sequence[str], indent: int = 8, before: str = "") -> str:
@@ -199,7 +218,7 @@ def tuple_of(items: Sequence[str], indent: int = 8, before: str = "") -> str:
 def triton(name: str, neuron: Any) -> str:
     """The module of a step and its reverse."""
     forward, back = texts(neuron, Triton)
-    g_states, line = [f"g_{state}" for state in neuron.STATES], "    {} = {}[{}]"
+    g_states, line = [f"g_{state}" for state in names_of(neuron)[0]], "    {} = {}[{}]"
     sizes = len(neuron.STATES), len(neuron.STATES) + len(neuron.INPUTS)
     g = back.outputs
     lines = [
@@ -245,7 +264,7 @@ def triton(name: str, neuron: Any) -> str:
 def cpp(name: str, neuron: Any) -> str:
     """The header of a step and its reverse."""
     forward, back = texts(neuron, Cpp)
-    states, inputs, constants = neuron.STATES, neuron.INPUTS, neuron.CONSTANTS
+    states, inputs, constants = names_of(neuron)
     g_states, line = [f"g_{state}" for state in states], "const F {} = {}[{}];"
     gradients = iter(back.outputs)
     ends = "g_states", "g_inputs", "g_constants"
