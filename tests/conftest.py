@@ -3,11 +3,12 @@
 import os
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
-from tgo_kernels import allocator
+from tgo_kernels import allocator, compiler
 
 
 def interpret_faster() -> None:
@@ -25,6 +26,14 @@ def interpret_faster() -> None:
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     interpret_faster()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """Where neurons of users are kept that the tests have compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(compiler.CACHE, str(tmp_path_factory.mktemp("own") / "cache"))
+        yield Path(os.environ[compiler.CACHE])
 
 
 @pytest.fixture(autouse=True)

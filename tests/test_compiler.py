@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import stat
+import sys
 
 import pytest
 
@@ -61,24 +62,32 @@ def test_a_folder_of_another_user_is_not_used(folder, made, monkeypatch):
     assert not made and not list(folder.iterdir())
 
 
-def test_a_folder_that_others_may_read_becomes_the_users_alone(folder):
+def test_a_folder_that_is_there_stays_as_it_is(folder):
     folder.mkdir(parents=True)
     folder.chmod(0o755)
-    assert number(3) == 3 and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert number(3) == 3 and stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
-def test_what_is_not_whole_is_compiled_again(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "_compiled", lambda text: b"")
-        with pytest.raises(OSError, match="too short"):
-            number(4)
+@pytest.mark.parametrize("left", [0, 20, 4000])
+def test_what_is_not_whole_is_compiled_again(folder, made, left, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", str)  # a library that is loaded may not shrink
+    compiler.library("int a;")
     (kept,) = folder.iterdir()
-    assert not kept.stat().st_size and number(4) == 4 and kept.stat().st_size
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:left])
+    compiler.library("int a;")
+    compiler.library("int a;")
+    assert len(made) == 2 and len(kept.read_bytes()) == len(whole)
 
 
 def test_what_a_compiler_says_is_told(monkeypatch):
     with pytest.raises(RuntimeError, match=r"failed: .*error: .*nonsense"):
         compiler.library("nonsense;")
+    monkeypatch.setenv(
+        "CXX", sys.executable + r""" -c 'import sys; sys.stderr.buffer.write(b"\xff no"); sys.exit(1)'"""
+    )
+    with pytest.raises(RuntimeError, match=r"failed: .* no"):
+        compiler.library("int a;")
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     with pytest.raises(FileNotFoundError, match=r"there is no C\+\+ compiler: no-such-compiler"):
         compiler.library("int a;")

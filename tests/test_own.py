@@ -1,12 +1,6 @@
 """Neurons of a user's own: a step in plain torch, on every engine, compiled where there is one, and as a layer."""
 
-import os
-import stat
-import subprocess
-import sys
-import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +8,7 @@ from cases import dyadic
 from torch import Tensor
 
 import tgo_kernels as tgo
-from tgo_kernels import compiler, neurons, own
+from tgo_kernels import neurons, own
 from tgo_kernels.neurons import LIF, Neuron
 
 
@@ -51,14 +45,6 @@ def serves(engine):
 def engines():
     """The reference, and Triton's in its interpreter, where the compiled one is not asked again."""
     return [next(filter(serves, ("triton", "native", "reference"))), "reference"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """What is compiled here is kept here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(compiler.CACHE, str(tmp_path_factory.mktemp("own") / "cache"))
-        yield Path(os.environ[compiler.CACHE])
 
 
 def test_what_a_class_has_follows_from_its_step():
@@ -139,85 +125,6 @@ def test_engines_are_the_reference(impl, kind, dtype):
     assert own.number_of(kind) >= 2**16
 
 
-class Compiled(LIF):
-    @staticmethod
-    def step(n, v, x):
-        return LIF.step(n, v, 2 * x)
-
-
-@pytest.mark.skipif(not serves("native"), reason="the compiled extension's")
-class TestCompiled:
-    def test_it_is_kept_for_the_user_alone(self, cache):
-        x = torch.randn(5, 30)
-        assert torch.equal(tgo.scan(Compiled(), x).spikes, tgo.lif(2 * x).spikes)
-        assert torch.equal(tgo.scan(Compiled(), x, impl="native").spikes, tgo.lif(2 * x).spikes)
-        assert (
-            stat.S_IMODE(cache.stat().st_mode) == 0o700 and list(cache.glob("*.so")) and not list(cache.glob("*.part"))
-        )
-        assert all(not each.stat().st_mode & 0o077 for each in cache.iterdir())
-
-    @pytest.mark.parametrize("compiled", [False, True])
-    def test_another_process_compiles_it_no_more(self, cache, compiled, tmp_path):
-        tgo.scan(Compiled(), torch.randn(5, 30))
-        code = """
-            import torch, tgo_kernels as tgo
-            from tgo_kernels.neurons import LIF
-            class Compiled(LIF):
-                @staticmethod
-                def step(n, v, x):
-                    return LIF.step(n, v, 2 * x)
-            x = torch.randn(5, 30, requires_grad=True)
-            call = lambda x: tgo.scan(Compiled(), x, impl="native").spikes
-            spikes = (torch.compile(call, fullgraph=True) if COMPILED else call)(x)
-            spikes.sum().backward()
-            assert torch.equal(spikes, tgo.lif(2 * x).spikes) and x.grad.any()
-        """
-        script = tmp_path / "script.py"
-        script.write_text(textwrap.dedent(code).replace("COMPILED", str(compiled)))
-        # torch.compile has a use for a compiler.
-        environment = os.environ | ({} if compiled else {"CXX": "no-such-compiler"})
-        before = set(cache.iterdir())
-        subprocess.run([sys.executable, script], env=environment, check=True, cwd=Path(__file__).parents[1])
-        assert set(cache.iterdir()) == before
-
-    def test_without_a_compiler_it_is_plain_torch_and_says_so_once(self, monkeypatch):
-        class Once(LIF):
-            @staticmethod
-            def step(n, v, x):
-                return LIF.step(n, v, 3 * x)
-
-        monkeypatch.setenv("CXX", "no-such-compiler")
-        x = torch.randn(5, 30)
-        with pytest.warns(
-            UserWarning, match=r"Once runs in plain torch on cpu: .*no C\+\+ compiler: no-such-comp"
-        ) as found:
-            spikes = [tgo.scan(Once(), x).spikes for _ in range(2)]
-        assert len(found) == 1 and all(torch.equal(each, tgo.lif(3 * x).spikes) for each in spikes)
-        with pytest.raises(RuntimeError, match="no-such-compiler"):
-            tgo.scan(Once(), x, impl="native")
-        monkeypatch.setenv("CXX", "false")
-        with pytest.raises(RuntimeError, match=r"Once could not be compiled: .*false .* failed"):
-            tgo.scan(Once(), x, impl="native")
-
-    def test_other_headers_than_the_extensions_are_refused(self, monkeypatch):
-        class Other(LIF):
-            @staticmethod
-            def step(n, v, x):
-                return LIF.step(n, v, 5 * x)
-
-        monkeypatch.setattr(compiler, "digest", lambda folder: "another")
-        with pytest.raises(RuntimeError, match="is not what the compiled extension was built from"):
-            tgo.scan(Other(), torch.randn(5, 30), impl="native")
-
-    def test_a_number_that_nobody_has_run_is_named(self):
-        neuron = LIF()
-        settings = [float(2**40 + 5), *neuron.settings[1:]]
-        with pytest.raises(
-            RuntimeError, match="unknown neuron 1099511627781: one of a user's own is known where it has"
-        ):
-            torch.ops.tgo_kernels.scan_fwd(torch.randn(3, 4), None, None, None, None, 0, 0, settings)
-
-
 def a_step(body):
     return type("Odd", (LIF,), {"step": staticmethod(body)})
 
@@ -246,6 +153,27 @@ def test_what_no_engine_knows_is_named_with_its_line(step, message):
         assert own.choose(odd, "auto", torch.device("cpu")) == "reference"
 
 
+@pytest.mark.parametrize("impl", engines())
+def test_constants_are_reckoned_with_in_fp32(impl):
+    """``1 - a`` of a Python number would be rounded once, and not twice."""
+    leaky = type("Leak", (LIF,), {"step": staticmethod(lambda n, v, x: (n.fire((1 - n.gain) * v + x, 5.0, 1.0),))})
+    a = torch.tensor(0.058)
+    v = torch.zeros(())
+    for _ in range(6):
+        v = (1 - a) * v + 1
+    out = tgo.scan(leaky(gain=0.058, v_threshold=5.0), torch.ones(6, 64), impl=impl)
+    assert torch.equal(out.state[0], v.where(v < 5, torch.tensor(0.0)).expand(64))
+
+
+def test_what_fires_is_part_of_a_neuron():
+    step = staticmethod(lambda n, v, x: LIF.step(n, v, 2 * x))
+    kinds = [type("Same", (of,), {"step": step}) for of in (LIF, neurons.TernaryLIF)]
+    assert len(set(map(own.number_of, kinds))) == 2
+
+
+OUTSIDE = torch.ones(1)
+
+
 def test_what_is_too_much_or_no_state_is_named():
     many = type("Many", (LIF,), {"step": staticmethod(lambda n, a, b, c, d, x: a), "STATES": ("a", "b", "c", "d")})
     with pytest.raises(TypeError, match="Many: the compiled engines take 1 to 3 STATES, got 4"):
@@ -256,6 +184,12 @@ def test_what_is_too_much_or_no_state_is_named():
         own.number_of(a_step(lambda n, v, x: (v + x,)))
     with pytest.raises(TypeError, match=r"Odd\.step must fire once, .* it does 2 times"):
         own.number_of(a_step(lambda n, v, x: (n.fire(n.fire(v, 1.0, 1.0) + x, 1.0, 1.0),)))
+    with pytest.raises(TypeError, match=r"Odd\.step must return what n.fire gave as its first state, v"):
+        own.number_of(a_step(lambda n, v, x: (0.9 * n.fire(v + x, 1.0, 1.0),)))
+    with pytest.raises(TypeError, match=r"Odd\.step: .* knows its reverse: "):
+        own.number_of(a_step(lambda n, v, x: (n.fire(v + x * OUTSIDE, 1.0, 1.0),)))
+    with pytest.raises(AttributeError, match=r"a step has no n.tau; it has decay, gain, "):
+        own.number_of(a_step(lambda n, v, x: (n.fire(v + x / n.tau, 1.0, 1.0),)))
 
 
 def test_a_layer_of_any_neuron():
@@ -268,7 +202,10 @@ def test_a_layer_of_any_neuron():
     assert torch.equal(spikes, out.spikes) and all(map(torch.equal, layer.state, out.state)) and spikes.any()
     (spikes.sum() + layer.penalty).backward()
     assert all(p.grad.abs().sum() > 0 for p in layer.parameters())
-    assert "Izhikevich" in repr(layer) and tgo.guard_penalty(layer) is not None
+    with torch.no_grad():
+        layer.a.fill_(0.75)
+    assert "Izhikevich(" in repr(layer) and "a=0.75..0.75, b=0.25" in repr(layer)
+    assert tgo.guard_penalty(layer) is not None
     two = tgo.Layer(neurons.InhibitedLIF())
     a, b, c = torch.rand(3, 3, 5) + 0.5
     assert torch.equal(two(a, b, c), two(a, divided=c, subtracted=b)) and two(a, b, c).shape == (3, 5)

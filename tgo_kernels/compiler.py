@@ -64,14 +64,11 @@ def library(text: str, *versions: str) -> ctypes.CDLL:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _check(os.fstat(descriptor), path)
-        os.fchmod(descriptor, 0o700)
-        try:
-            return _loaded(descriptor, path / name)
-        except PermissionError:
-            raise
-        except OSError:  # not there, or not whole
+        if not _whole(descriptor, path / name):
             _keep(descriptor, name, _compiled(text))
-            return _loaded(descriptor, path / name)
+        _whole(descriptor, path / name)
+        here = f"/proc/self/fd/{descriptor}"
+        return ctypes.CDLL(f"{here if os.path.isdir(here) else path}/{name}")
     finally:
         os.close(descriptor)
 
@@ -94,10 +91,15 @@ def _check(about: os.stat_result, path: Path) -> None:
         )
 
 
-def _loaded(folder: int, path: Path) -> ctypes.CDLL:
-    _check(os.stat(path.name, dir_fd=folder, follow_symlinks=False), path)
-    here = f"/proc/self/fd/{folder}"
-    return ctypes.CDLL(f"{here if os.path.isdir(here) else path.parent}/{path.name}")
+def _whole(folder: int, path: Path) -> bool:
+    """Whether there is such a library, as it was written: a digest of it stands at its end."""
+    try:
+        _check(os.stat(path.name, dir_fd=folder, follow_symlinks=False), path)
+    except FileNotFoundError:
+        return False
+    with os.fdopen(os.open(path.name, os.O_RDONLY, dir_fd=folder), "rb") as file:
+        written = file.read()
+    return hashlib.sha256(written[:-32]).digest() == written[-32:]
 
 
 def _compiled(text: str) -> bytes:
@@ -105,9 +107,10 @@ def _compiled(text: str) -> bytes:
         made = Path(scratch, "neuron.so")
         command = [*compiler(), *FLAGS, "-shared", "-fPIC", "-fvisibility=hidden", "-x", "c++", "-", "-o", str(made)]
         # Its #include lines are those of a file in csrc/steps.
-        ran = subprocess.run(command, cwd=csrc() / "steps", input=text, capture_output=True, text=True, check=False)
+        ran = subprocess.run(command, cwd=csrc() / "steps", input=text.encode(), capture_output=True, check=False)
         if ran.returncode:
-            raise RuntimeError(f"{shlex.join(command)} failed: {ran.stderr.strip()[:2000]}")
+            said = ran.stderr.decode(errors="replace").strip()[:2000]
+            raise RuntimeError(f"{shlex.join(command)} failed: {said}")
         return made.read_bytes()
 
 
@@ -115,5 +118,5 @@ def _keep(folder: int, name: str, made: bytes) -> None:
     """Whole or not at all: another process may do the same."""
     part = f"{secrets.token_hex(8)}.part"
     with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=folder), "wb") as file:
-        file.write(made)
+        file.write(made + hashlib.sha256(made).digest())
     os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)

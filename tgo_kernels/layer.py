@@ -1,6 +1,7 @@
 """What every neuron layer does in a call, and keeps of it: the state, the penalty, the rates."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from tgo_kernels import noise
 from tgo_kernels.call import ScanOutput, check_tensors
-from tgo_kernels.constants import check_channels, checked, held, per_channel
+from tgo_kernels.constants import check_channels, checked, held, per_channel, shown
 from tgo_kernels.functional import run
 from tgo_kernels.neurons import Neuron, check_bool
 from tgo_kernels.normed import Normed
@@ -108,7 +109,10 @@ class Layer(nn.Module):
         return found | {name: held(getattr(self, name)) for name in self._as_given}
 
     def extra_repr(self) -> str:
-        return f"{self.neuron}, stateful={self.stateful}, impl={self.impl!r}"
+        fixed = {each.name: getattr(self.neuron, each.name) for each in fields(self.neuron) if each.repr}
+        now = fixed | self.learned(0)
+        constants = ", ".join(f"{name}={shown(value)}" for name, value in now.items())
+        return f"{type(self.neuron).__name__}({constants}), stateful={self.stateful}, impl={self.impl!r}"
 
     def reset(self) -> None:
         """Forget the state: the next call starts a new sequence, at rest and with noise of its own.

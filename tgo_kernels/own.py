@@ -5,9 +5,11 @@ import functools
 import hashlib
 import linecache
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -22,9 +24,10 @@ MOST = {"STATES": 3, "INPUTS": 3, "CONSTANTS": 16}  # as in csrc/neurons.h
 # What a step may be of; beside these its reverse, and torch of its own accord, takes some more.
 LOGICAL = {f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "not")}
 UNSAID = {"plus", "rsub", "scalar_tensor", "threshold_backward", "_to_copy"}
-CALLS = {*Triton.BINARY, *Triton.COMPARED, *Triton.CALLS, *LOGICAL, "clamp_max", "clamp_min", "neg", "relu", "rsub"}
+CALLS = {*Triton.BINARY, *Triton.COMPARED, *Triton.CALLS, *LOGICAL, "clamp_max", "clamp_min", "full_like", "neg"}
+CALLS |= {"relu", "rsub"}
 KNOWN = [*sorted(CALLS - UNSAID), "pow of 2 and 3"]
-MAKES = "scalar_tensor", "ones_like", "zeros_like"  # which say of what kind
+MAKES = "scalar_tensor", "full_like", "ones_like", "zeros_like"  # which say of what kind
 
 
 @torch.compiler.assume_constant_result
@@ -46,7 +49,7 @@ def _settled(kind: Any, device: torch.device) -> str:
     engine = "native" if device.type == "cpu" else "triton"
     try:
         return choose(kind, engine, device)
-    except (TypeError, RuntimeError) as error:
+    except Exception as error:  # what the step does wrong plain torch will say, too
         warnings.warn(f"{kind.__name__} runs in plain torch on {device.type}: {error}", stacklevel=2)
         return "reference"
 
@@ -55,18 +58,30 @@ def _settled(kind: Any, device: torch.device) -> str:
 def _known_to_native(kind: Any, device: torch.device) -> None:
     if device.type != "cpu":
         raise TypeError(f"the compiled extension knows no {kind.__name__} on {device.type}; impl='triton' does")
-    number = number_of(kind)
-    if torch.ops.tgo_kernels.headers() != compiler.digest(compiler.csrc()):
+    _apart(_compile, kind, number_of(kind))
+
+
+def _compile(kind: Any, number: int) -> None:
+    headers = torch.ops.tgo_kernels.headers()
+    if headers != compiler.digest(compiler.csrc()):
         raise RuntimeError(f"{compiler.csrc()} is not what the compiled extension was built from; {native.REMEDY}")
     try:
-        library = compiler.library(_cpp(kind), torch.ops.tgo_kernels.headers())
-    except (OSError, RuntimeError) as error:
+        library = compiler.library(_cpp(kind), headers)
+        address = ctypes.addressof(ctypes.c_char.in_dll(library, "tgo_own_neuron"))
+    except (OSError, RuntimeError, ValueError) as error:
         raise RuntimeError(f"{kind.__name__} could not be compiled: {error}") from error
     _LIBRARIES.append(library)
-    address = ctypes.addressof(ctypes.c_char.in_dll(library, "tgo_own_neuron"))
     torch.ops.tgo_kernels.own_neuron(number, *(len(getattr(kind, what)) for what in MOST), address)
 
 
+def _apart(function: Any, *arguments: Any) -> Any:
+    """In a thread of its own, where there are none of the caller's modes, transforms, hooks and traces; one at a time,
+    since torch's tracing takes turns."""
+    with _TURN, ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+_TURN = threading.Lock()
 _LIBRARIES: list[ctypes.CDLL] = []  # which stay loaded
 
 
@@ -91,10 +106,14 @@ extern "C" __attribute__((visibility("default"))) const tgo::cpu::NeuronKernels 
 @torch.compiler.assume_constant_result
 def number_of(kind: Any) -> int:
     """By which the engines know it, the same in every process: a hash of its printed step."""
-    return _printed(kind)
+    return _number(kind)
 
 
 @functools.cache
+def _number(kind: Any) -> int:
+    return _apart(_printed, kind)
+
+
 def _printed(kind: Any) -> int:
     from tgo_kernels import printer  # with torch.fx, which takes its time
 
@@ -102,23 +121,20 @@ def _printed(kind: Any) -> int:
         names = getattr(kind, what)
         if not 1 <= len(names) <= most:
             raise TypeError(f"{kind.__name__}: the compiled engines take 1 to {most} {what}, got {len(names)}")
-    tensors = [tuple(torch.ones(1) for _ in getattr(kind, what)) for what in MOST]
+    tensors = [tuple(torch.ones(1, dtype=torch.float32) for _ in getattr(kind, what)) for what in MOST]
     given = printer.Traced(kind.CONSTANTS, tensors[2])
     try:
         with _Known(kind):
             after = kind.step(given, *tensors[0], *tensors[1])
     except _Unknown as error:
         raise TypeError(str(error)) from None
-    if not isinstance(after, tuple) or [getattr(each, "dtype", None) for each in after] != [torch.float32] * len(
-        kind.STATES
-    ):
-        raise TypeError(f"{kind.__name__}.step must return its states {kind.STATES}, got {after!r}")
-    if given.times != 1:
-        raise TypeError(
-            f"{kind.__name__}.step must fire once, by n.fire(h, threshold, by); it does {given.times} times"
-        )
-    text = printer.triton(kind.__name__, kind)
-    number = 2**16 + int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+    _check(kind, given, after)
+    try:
+        text = printer.triton(kind.__name__, kind)
+    except RuntimeError as error:  # NotImplementedError, too
+        raise TypeError(f"{kind.__name__}.step: no engine but plain torch knows its reverse: {error}") from None
+    digest = hashlib.sha256(f"{kind.SPIKES.name} {text}".encode()).digest()
+    number = 2**16 + int.from_bytes(digest[:6], "big")
     module = types.ModuleType(f"tgo_kernels._triton.steps.own_{number:x}")
     file = f"<the step of {kind.__name__}, as printed>"
     linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file  # Triton reads a function's text
@@ -126,6 +142,18 @@ def _printed(kind: Any) -> int:
     exec(compile(text, file, "exec"), vars(module))
     OWN[number] = kind, module
     return number
+
+
+def _check(kind: Any, given: Any, after: Any) -> None:
+    """What a step returned."""
+    tensors = isinstance(after, tuple) and all(isinstance(each, Tensor) and each.is_floating_point() for each in after)
+    if not tensors or len(after) != len(kind.STATES):
+        raise TypeError(f"{kind.__name__}.step must return its states {kind.STATES}, got {after!r}")
+    if given.times != 1:
+        times = f"it does {given.times} times"
+        raise TypeError(f"{kind.__name__}.step must fire once, by n.fire(h, threshold, by); {times}")
+    if after[0] is not given.after:
+        raise TypeError(f"{kind.__name__}.step must return what n.fire gave as its first state, {kind.STATES[0]}")
 
 
 class _Unknown(Exception):

@@ -51,6 +51,7 @@ class _Fire(torch.autograd.Function):
 class Traced:
     """What a step is given while it is traced: the constants by name, and a firing that is one operator."""
 
+    after: Tensor
     spikes: Tensor
     times = 0  # that it fired
 
@@ -59,9 +60,13 @@ class Traced:
 
     def fire(self, h: Tensor, threshold: Tensor, by: Tensor) -> Tensor:
         self.times += 1
-        threshold, by = (each if isinstance(each, Tensor) else torch.scalar_tensor(each) for each in (threshold, by))
-        after, self.spikes = _Fire.apply(h, threshold, by, self.noise_std)  # type: ignore[attr-defined]
-        return after
+        threshold, by = (each if isinstance(each, Tensor) else torch.full_like(h, each) for each in (threshold, by))
+        self.after, self.spikes = _Fire.apply(h, threshold, by, self.noise_std)  # type: ignore[attr-defined]
+        return self.after
+
+    def __getattr__(self, name: str) -> Any:
+        known = ", ".join(each for each in vars(self) if each not in ("after", "spikes", "times"))
+        raise AttributeError(f"a step has no n.{name}; it has {known}, fire and, once it has fired, spikes")
 
 
 def graphs(neuron: Any) -> tuple[fx.Graph, fx.Graph]:
@@ -74,9 +79,12 @@ def graphs(neuron: Any) -> tuple[fx.Graph, fx.Graph]:
     def back(states: Tensors, inputs: Tensors, constants: Tensors, g_states: Tensors, g_s: Tensor) -> Any:
         return torch.func.vjp(step, states, inputs, constants)[1]((g_states, g_s))
 
-    given = [tuple(torch.ones(1) for _ in names) for names in (neuron.STATES, neuron.INPUTS, neuron.CONSTANTS)]
+    given = [
+        tuple(torch.ones(1, dtype=torch.float32) for _ in names)
+        for names in (neuron.STATES, neuron.INPUTS, neuron.CONSTANTS)
+    ]
     g_states = tuple(map(torch.ones_like, given[0]))
-    return make_fx(step)(*given).graph, make_fx(back)(*given, g_states, torch.ones(1)).graph
+    return make_fx(step)(*given).graph, make_fx(back)(*given, g_states, torch.ones_like(g_states[0])).graph
 
 
 POWERS = 2, 3  # as which torch, too, takes products
@@ -90,6 +98,8 @@ def plainer(name: str, args: list[Any]) -> tuple[str, list[Any]]:
         return "logical_and", args
     if name == "rsub":
         return "sub", [*more, x]
+    if name == "full_like":
+        return "scalar_tensor", more
     if name == "relu":
         return "maximum", [x, 0.0]
     if name == "clamp_min" or (name == "clamp" and more[1:] in ([], [None])):
@@ -173,6 +183,8 @@ class Text:
         return phrase if tightness >= least else f"({phrase})"
 
     def phrase(self, node: fx.Node) -> tuple[str, int]:
+        if node.op == "get_attr":
+            raise NotImplementedError("a tensor that is no state, input or constant of the step")
         name, args = plainer(str(node.target).split(".")[1], list(node.args))
         if name == "pow" and args[1] == 1:
             return self.written(args[0], 4), 4

@@ -111,6 +111,11 @@ class _Walk:
         x = inputs[0]
         self.neuron, self.dtype, self.like = neuron, state_dtype(x.dtype), x[0]
         values = {name: neuron.constant(name) for name in neuron.CONSTANTS}
+        if neuron.ITS_OWN:  # whose step may reckon with constants alone, as the engines do
+            values = {
+                name: value if isinstance(value, Tensor) else torch.tensor(value, dtype=self.dtype, device=x.device)
+                for name, value in values.items()
+            }
         self.n: Any = _Given(self, values)
         self.timed = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.dim() == x.dim()}
         self.xi: tuple[Tensor, ...] = ()

@@ -27,8 +27,8 @@ class OscillatingLIF(Leaky):
         period: in steps.
         phase: in radians.
         swapped: another amplitude, period and phase: spikes, states and penalty stay the neuron's, and all gradients
-            are those of the neuron that oscillates so. What an attacker follows is then of no use to him, unless he
-            asks for the true one, ``swapped=None``.
+            are those of the neuron that oscillates so; its own three have none. What an attacker follows is then of no
+            use to him, unless he asks for the true one, ``swapped=None``.
         others: as of :class:`LIF`. All of these but ``swapped`` may be tensors that learn.
     """
 
