@@ -32,7 +32,7 @@ ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 	sequences-pixels gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
-# Torch first, and once: everything after it is installed without touching it. Four packages ask for far more than the
+# Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
 # parts of them that are used here need, or for a newer Python.
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,7 +40,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
 	TGO_KERNELS_NATIVE=0 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python \
-		spikingjelly==2.0.0 snntorch==1.0.0 torchattacks==3.5.1 ttsem==0.1.0
+		spikingjelly==2.0.0 snntorch==1.0.0 ttsem==0.1.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/former spikingjelly==0.0.0.0.14
 	touch $@
 

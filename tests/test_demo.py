@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("torchattacks")
 pytest.importorskip("matplotlib")
 
 import tgo_kernels as tgo
-from benchmarks.robustness import attacks, data, demo, distances, train
+from benchmarks.robustness import data, demo, train
 from benchmarks.robustness.models import Classifier, classifier, lif_layers
 from benchmarks.robustness.recipe import Recipe
+from tgo_kernels.robustness import Victim, accuracy, attacks, diagnostics
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,9 @@ def guarded() -> Classifier:
 def test_attacks_stay_within_eps_and_the_pixels(guarded, subset, make):
     images, labels = train.tensors(subset.test)
     images, labels = images[:8], labels[:8]
-    with attacks.evaluating(guarded, noise=False):
-        attacked = make(guarded)(images, labels)
+    victim = Victim(guarded)
+    with victim.evaluating(False):
+        attacked = make()(victim, images, labels)
     assert attacked.min() >= 0 and attacked.max() <= 1
     assert 0 < (attacked - images).abs().max() <= attacks.EPS + 1e-6
 
@@ -118,10 +119,11 @@ def test_attacks_stay_within_eps_and_the_pixels(guarded, subset, make):
 def test_an_attack_through_another_surrogate_is_another_attack(guarded, subset):
     images, labels = train.tensors(subset.test)
     images, labels = images[:8], labels[:8]
-    plain, narrow = attacks.fgsm(guarded), attacks.through(tgo.ATan(8.0), guarded, attacks.fgsm(guarded))
-    with attacks.evaluating(guarded, noise=False):
-        assert not torch.equal(plain(images, labels), narrow(images, labels))
-        assert torch.equal(plain(images, labels), plain(images, labels))
+    plain, narrow = attacks.fgsm(), attacks.through(lambda depth: tgo.ATan(8.0), attacks.fgsm())
+    victim = Victim(guarded)
+    with victim.evaluating(False):
+        assert not torch.equal(plain(victim, images, labels), narrow(victim, images, labels))
+        assert torch.equal(plain(victim, images, labels), plain(victim, images, labels))
     assert {layer.neuron.surrogate for layer in lif_layers(guarded)} == {tgo.ATan(2.0)}
 
 
@@ -133,15 +135,15 @@ def test_noise_is_what_the_row_says_and_is_put_back(guarded, subset):
     guarded.train()
     for noise in (False, True):
         seen.clear()
-        attacks.accuracy(guarded, images[:8], labels[:8], attacks.pgd(guarded, steps=2), noise=noise)
+        accuracy(guarded, images[:8], labels[:8], attacks.pgd(steps=2), noise=noise)
         assert seen and set(seen) == {(False, noise)}
     assert guarded.training and not any(layer.noise_in_eval for layer in lif_layers(guarded))
 
 
 def test_distances_count_what_the_layers_count(guarded, subset):
     images, _ = train.tensors(subset.test)
-    found = distances.measure(guarded, images[:20], margin=0.5)
-    with attacks.evaluating(guarded, noise=False):
+    found = diagnostics.measure(guarded, images[:20], margin=0.5)
+    with Victim(guarded).evaluating(False):
         guarded(images[:20])
     layers = lif_layers(guarded)
     sizes = [layer.v.numel() for layer in layers]

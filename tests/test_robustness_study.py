@@ -5,45 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-pytest.importorskip("torchattacks")
+pytest.importorskip("pyautoattack")
 pytest.importorskip("matplotlib")
 
-from benchmarks.robustness import attacks, data, findings, search, study
-from benchmarks.robustness.evaluate import QUIET, Effort, Outcome, suite
+from victims import LITTLE
+
+from benchmarks.robustness import data, findings, search, study
+from benchmarks.robustness.models import with_noise
 from benchmarks.robustness.recipe import Recipe
-
-LITTLE = Effort(restarts=2, apgd_steps=2, queries=3, iterations=4, draws=2)
-
-
-def shares(**changes: float) -> dict[str, float]:
-    made = dict.fromkeys([*suite(LITTLE, torch.nn.Identity(), noise=True), "worst"], 0.3)
-    return (
-        made
-        | {"clean": 0.9, "random": 0.9, "FGSM": 0.5, "transfer": 0.6, "Square": 0.5}
-        | {f"PGD20, eps {eps}/255": 0.0 for eps in (16, 32, 64, 128)}
-        | changes
-    )
-
-
-@pytest.mark.parametrize(
-    "check, changes",
-    {
-        "more steps never help the defender": {"PGD10": 0.2},
-        "many steps beat one": {"FGSM": 0.2},
-        "larger eps reaches zero": {"PGD20, eps 128/255": 0.1},
-        "random noise does less than attacks": {"random": 0.4},
-        "white-box beats transfer": {"transfer": 0.2},
-        "gradients beat the gradient-free Square": {"Square": 0.2},
-        "no other surrogate finds more": {"PGD20, Sigmoid(4)": 0.2},
-        "SA-PGD + ASSG finds little more than PGD40": {"SA-PGD + ASSG": 0.1},
-        "EoT beats a single draw": {"PGD20, EoT": 0.5},
-        "gradients without noise find little more": {QUIET: 0.2},
-    }.items(),
-)
-def test_every_check_can_fail(check, changes):
-    checks = findings.CHECKS | findings.WITH_NOISE
-    assert all(passes(shares(), 0.01) for passes in checks.values())
-    assert [name for name, passes in checks.items() if not passes(shares(**changes), 0.01)] == [check]
+from tgo_kernels.robustness import ANSWERS, Outcome, evaluate
 
 
 def test_each_gain_is_over_what_differs_in_that_one_thing():
@@ -122,17 +92,31 @@ def test_a_study_trains_attacks_and_reports(tmp_path, monkeypatch, capsys):
     for said in ("Does BPTT+TGO gain at least 20 points under FGSM, noise on", "threshold neighbours by 40 %", "74.91"):
         assert said in report
     rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
-    per_defence = 3  # noise off on all images and on the first, noise on; all but BPTT have a twin
-    assert len(rows) == 1 + per_defence * (4 * (len(suite(LITTLE, None)) + 1) + 3) + 4
+    records = {noise: Outcome.read(tmp_path / "out" / f"AT-0.{noise}.json") for noise in ("off", "on")}
+    off, on = (len(record.stood) + 1 for record in records.values())
+    assert len(rows) == 1 + 4 * (2 * off + on) - 3  # off on all images and on the first; BPTT has no twin
     assert {tuple(row.split(",")[:4]) for row in rows if row.startswith("AT,")} == {
         ("AT", "False", "0", "5"),
         ("AT", "False", "0", "10"),
         ("AT", "True", "0", "5"),
     }
-    record = Outcome.read(tmp_path / "out" / "AT-0.on.json")
-    assert record.about["noise"] and record.about["answers"] == attacks.ANSWERS
+    record = records["on"]
+    assert record.about["noise"] and record.about["answers"] == ANSWERS
     assert record.about["model"] != Outcome.read(tmp_path / "out" / "AT-0.off.json").about["model"]
     pictures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert pictures == {f"robustness_{name}.png" for name in ("accuracy", "eps", "theory", "distances")}
     with pytest.raises(SystemExit):
         study.main(["quick", "--only", "BPTT-7"])
+    assert study.main(["quick", "--report"]) == 0
+
+
+def test_the_former_suites_records_are_read_and_not_gone_on_with(tmp_path):
+    full = study.STUDIES["full"]
+    recipe = full.recipes()[0]
+    outcome = Outcome.read(full.outcome(recipe, True))
+    assert study.former(outcome) and study.through(full, recipe, True, outcome) and outcome.worst < 0.6
+    images, labels = torch.rand(200, 1, 28, 28), torch.zeros(200, dtype=torch.int64)
+    copy = tmp_path / "x.json"
+    copy.write_text(full.outcome(recipe, True).read_text())
+    with pytest.raises(ValueError, match=r"x\.json is of another evaluation .*search None, now 2000.*: move it away"):
+        evaluate(with_noise(recipe.model(), 0.1), images, labels, noise=True, effort=full.effort, record=copy)

@@ -8,7 +8,6 @@ from contextlib import redirect_stdout
 import pytest
 import torch
 
-pytest.importorskip("torchattacks")
 pytest.importorskip("matplotlib")
 
 from benchmarks import record, sequences

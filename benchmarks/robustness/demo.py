@@ -12,16 +12,18 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import torch
-from torch import nn
+from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks.robustness import attacks, data, distances, report, train
+from benchmarks.robustness import data, distances, report, train
 from benchmarks.robustness.models import with_noise
 from benchmarks.robustness.recipe import Recipe
+from tgo_kernels.robustness import ANSWERS, accuracy, attacks, diagnostics
 
 FULL = {"epochs": 5, "batch": 100}
 
@@ -52,17 +54,16 @@ class Settings:
         mine = {field.name: getattr(self, field.name) for field in fields(Recipe) if hasattr(self, field.name)}
         return Recipe(**mine | {"eps": Recipe.eps}, guard=guarded, noise=guarded, optimizer="adamw", weight_decay=0.01)
 
-    def attacks(self, model: nn.Module) -> dict[str, attacks.Attack | None]:
-        pgd = attacks.pgd(model, self.eps, self.pgd_alpha, self.pgd_steps)
-        narrow = attacks.through(tgo.ATan(self.narrow_alpha), model, pgd)
-        return {"clean": None, "fgsm": attacks.fgsm(model, self.eps), "pgd": pgd, "pgd_narrow": narrow}
+    def attacks(self) -> dict[str, attacks.Attack | None]:
+        pgd = attacks.pgd(self.eps, self.pgd_alpha, self.pgd_steps)
+        narrow = attacks.through(lambda depth: tgo.ATan(self.narrow_alpha), pgd)
+        return {"clean": None, "fgsm": attacks.fgsm(self.eps), "pgd": pgd, "pgd_narrow": narrow}
 
 
 def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     try:
         settings, dataset = chosen(options)
-        settings.attacks(settings.recipe(guarded=False).model())  # what is missing is said before the training
         options.out.mkdir(parents=True, exist_ok=True)
     except (data.DataError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -85,11 +86,12 @@ def main(argv: list[str] | None = None) -> int:
         row = {"model": name, "noise": noise, "seconds": seconds[name]}
         if noise:
             with_noise(models[name], settings.noise_std)
-        for attack, apply in settings.attacks(models[name]).items():
+        for attack, apply in settings.attacks().items():
             torch.manual_seed(settings.seed)
             progress = f"{attack} on {name}, noise {'on' if noise else 'off'}"
-            row[attack] = attacks.accuracy(models[name], images, labels, apply, noise=noise, name=progress)
-        found.append(distances.measure(models[name], images, settings.guard_margin, noise=noise))
+            show = partial(tqdm, desc=progress, unit="batch", leave=False, disable=None)
+            row[attack] = accuracy(models[name], images, labels, apply, noise=noise, show=show)
+        found.append(diagnostics.measure(models[name], images, settings.guard_margin, noisy=noise))
         rows.append(row | {"neighbors": found[-1].neighbor_rate})
 
     minutes = (time.perf_counter() - start) / 60
@@ -143,7 +145,7 @@ def notes(settings: Settings, dataset: data.Dataset, machine: dict[str, str], mi
         f"- Attacks: eps {255 * settings.eps:g}/255, the model in evaluation mode. They follow the surrogate gradient "
         f"of training, or a narrower one, ATan({settings.narrow_alpha:g}). Attacks made for spiking networks may find "
         "more: read these accuracies as upper bounds.",
-        f"- Noise on: a gradient is that of one draw (no EoT), an answer the mean of {attacks.ANSWERS} draws. LIF is "
+        f"- Noise on: a gradient is that of one draw (no EoT), an answer the mean of {ANSWERS} draws. LIF is "
         "trained without noise and has that of TGO in test alone, as its control.",
         f"- Threshold neighbours: |h - v_threshold| < {settings.guard_margin:g}, over all LIF layers and these images.",
         f"- Seconds per epoch of training: median of {train.TIMED_BATCHES} batches in turns, after a warm-up. The "

@@ -2,45 +2,19 @@
 
 import csv
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.robustness import report as tables
-from benchmarks.robustness.attacks import ANSWERS
-from benchmarks.robustness.evaluate import LARGER, QUIET, SWEEP, Outcome
 from benchmarks.robustness.recipe import Recipe
-from benchmarks.robustness.theory import Diagnosis
+from tgo_kernels.robustness import ANSWERS, Outcome
+from tgo_kernels.robustness.checklist import CHECKS, MORE, SLACK, WITH_NOISE, passes, slack
+from tgo_kernels.robustness.diagnostics import Diagnosis
+from tgo_kernels.robustness.outcome import markdown
 
 Row = tuple[str, bool]  # defence, noise in test
 Outcomes = dict[Row, dict[int, Outcome]]  # then by seed
 MAIN = ("clean", "FGSM", "PGD7", "PGD40", "APGD", "SA-PGD + ASSG", "worst")
 GAINS = ("FGSM", "PGD40", "APGD", "SA-PGD + ASSG", "worst")
-SLACK = 0.01  # of accuracy, for the random start of attacks
-AT_RANDOM = 0.03  # share of images that a noisy model answers now so, now so; measured on four models
-MORE = 0.04  # that stronger attacks may find beyond PGD
 HOSNN = {"LIF": 0.3090, "HoSNN": 0.7491}  # Fashion-MNIST, PGD7 at 8/255 (arXiv 2308.10373)
-
-# What must hold where gradients are not masked, of accuracies and within a slack. None: not measured for this model.
-Check = Callable[[dict[str, float], float], bool | None]
-CHECKS: dict[str, Check] = {
-    "more steps never help the defender": lambda a, e: a["PGD40"] - e <= a["PGD20"] <= a["PGD10"] + e,
-    "many steps beat one": lambda a, e: a["PGD40"] <= a["FGSM"] + e,
-    "larger eps reaches zero": lambda a, e: a[f"PGD20, eps {LARGER[-1]}/255"] <= e,
-    "random noise does less than attacks": lambda a, e: a["random"] + e >= a["FGSM"],
-    "white-box beats transfer": lambda a, e: a["PGD20"] <= a["transfer"] + e if "transfer" in a else None,
-    "gradients beat the gradient-free Square": lambda a, e: a["PGD40"] <= a["Square"] + e,
-    "no other surrogate finds more": lambda a, e: a["PGD20"] <= min(a[f"PGD20, {name}"] for name in SWEEP) + e + MORE,
-    "SA-PGD + ASSG finds little more than PGD40": lambda a, e: a["PGD40"] <= a["SA-PGD + ASSG"] + e + MORE,
-}
-WITH_NOISE: dict[str, Check] = {
-    "EoT beats a single draw": lambda a, e: a["PGD20, EoT"] <= a["PGD20"] + e,
-    "gradients without noise find little more": lambda a, e: a["SA-PGD + ASSG"] <= a[QUIET] + e + MORE,
-}
-
-
-def slack(noise: bool, images: int) -> float:
-    """With noise, two standard errors of the difference of two askings more."""
-    return SLACK + (2 * (AT_RANDOM / (2 * images)) ** 0.5 if noise else 0)
 
 
 def spread(values: list[float], digits: int = 1) -> str:
@@ -68,21 +42,22 @@ def results(outcomes: Outcomes, names: tuple[str, ...]) -> list[str]:
             spread([s[name] for s in shares if name in s]) if any(name in s for s in shares) else "" for name in names
         ]
         cells.append([defence, "on" if noise else "off", str(len(seeds)), *row])
-    return tables.markdown(cells, left=2)
+    return markdown(cells, left=2)
 
 
 def checklist(outcomes: Outcomes) -> list[str]:
-    """How many of a defence's models pass each check."""
+    """How many of a defence's models pass each check, of those that any model has the attacks for."""
     cells = [["check", *(f"{d}{', noise' if noise else ''}" for d, noise in outcomes)]]
     for name, check in (CHECKS | WITH_NOISE).items():
         row = [name]
         for (_, noise), seeds in outcomes.items():
             asked = list(seeds.values()) if noise or name in CHECKS else []
-            found = [check(outcome.shares, slack(noise, len(outcome))) for outcome in asked]
+            found = [passes(check, outcome, noise) for outcome in asked]
             known = [passed for passed in found if passed is not None]
             row.append("" if not known else "pass" if all(known) else f"FAIL {known.count(False)}/{len(known)}")
-        cells.append(row)
-    return tables.markdown(cells, left=1)
+        if any(row[1:]):
+            cells.append(row)
+    return markdown(cells, left=1)
 
 
 def gain(outcomes: Outcomes, row: Row, control: Row, attack: str) -> list[float]:
@@ -106,7 +81,7 @@ def gains(outcomes: Outcomes) -> list[str]:
         found = [gain(outcomes, row, control, attack) for attack in GAINS]
         if all(found):
             cells.append([name_of(row), name_of(control), *map(spread, found)])
-    return tables.markdown(cells, left=2)
+    return markdown(cells, left=2)
 
 
 def answers(outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> list[str]:
@@ -157,6 +132,8 @@ def report(
         near = ", ".join(f"{statistics.mean(layer):.1%}" for layer in layers)
         gradients.append([defence, f"{share:.1%}", *(f"{size:.3g}" for size in sizes), near])
     said = ", ".join(f"{key} {value}" for key, value in effort.items())
+    answered = {o.about.get("answers", ANSWERS) for (_, on), seeds in outcomes.items() if on for o in seeds.values()}
+    draws = " or ".join(map(str, sorted(answered or {ANSWERS})))
     parts = [
         f"# Robustness: {recipe.network}, {recipe.data} data",
         "",
@@ -171,7 +148,7 @@ def report(
         "## Noise in test, and its controls",
         "",
         f"All on the first {noisy} of these images (standard error up to {50 / noisy**0.5:.1f}). With noise a model "
-        f"answers by the mean of {ANSWERS} draws, and strong attacks follow that of several. BPTT, AT and RAT are "
+        f"answers by the mean of {draws} draws, and strong attacks follow that of several. BPTT, AT and RAT are "
         f"trained without noise: theirs, of the same noise_std, is on in test alone.",
         "",
         *results(same, MAIN),
@@ -201,7 +178,7 @@ def report(
         "",
         f"Noise off, margin {recipe.guard_margin:g} for all.",
         "",
-        *tables.markdown(gradients, left=1),
+        *markdown(gradients, left=1),
         "",
     ]
     return "\n".join(parts)

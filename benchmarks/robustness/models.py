@@ -4,8 +4,7 @@ Each is a ``Sequential`` over [T, B, *] whose first layer has no state, so that 
 a still image.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -119,14 +118,3 @@ def with_noise(model: nn.Module, noise_std: float) -> nn.Module:
     for layer in lif_layers(model):
         layer.neuron = replace(layer.neuron, noise_std=noise_std)
     return model
-
-
-@contextmanager
-def watched(model: nn.Module, hook: Callable) -> Iterator[None]:
-    """``hook(layer, inputs, spikes)`` after every forward of a LIF layer; what it returns replaces the spikes."""
-    handles = [layer.register_forward_hook(hook) for layer in lif_layers(model)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

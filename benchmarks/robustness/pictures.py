@@ -7,11 +7,11 @@ import matplotlib.pyplot as plt
 
 from benchmarks.plot import GREY, finish, panel, style
 from benchmarks.robustness import distances
-from benchmarks.robustness.attacks import EPS
-from benchmarks.robustness.evaluate import LARGER
 from benchmarks.robustness.findings import Outcomes, name_of, on_the_same
 from benchmarks.robustness.recipe import Recipe
-from benchmarks.robustness.theory import Diagnosis
+from tgo_kernels.robustness.attacks import EPS
+from tgo_kernels.robustness.diagnostics import Diagnosis
+from tgo_kernels.robustness.suite import LARGER
 
 COLOURS = {"BPTT": "#8a8f98", "AT": "#4c8dd6", "RAT": "#b06ad1"}
 SHOWN = ("clean", "FGSM", "PGD40", "SA-PGD + ASSG", "worst")
@@ -54,7 +54,7 @@ def accuracies(outcomes: Outcomes, path: Path) -> None:
 
 def growth(outcomes: Outcomes, path: Path) -> None:
     axes = panel("PGD-20 with larger eps", "eps * 255", "images right (%)")
-    attacks = {round(255 * EPS): "PGD20"} | {eps: f"PGD20, eps {eps}/255" for eps in LARGER}
+    attacks = {round(255 * EPS): "PGD20"} | {round(255 * EPS * k): f"PGD20, eps {255 * EPS * k:g}/255" for k in LARGER}
     for (defence, noise), seeds in outcomes.items():
         known = [o.shares for o in seeds.values() if all(attack in o.stood for attack in attacks.values())]
         if known:

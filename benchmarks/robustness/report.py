@@ -1,4 +1,4 @@
-"""Tables in Markdown, and what a time depends on."""
+"""The demonstration's table, and what a time depends on."""
 
 import os
 import platform
@@ -8,6 +8,7 @@ import torch
 
 import tgo_kernels as tgo
 from benchmarks import processor
+from tgo_kernels.robustness.outcome import markdown
 
 
 def table(rows: list[dict[str, Any]], steps: int, narrow_alpha: float) -> list[str]:
@@ -25,17 +26,6 @@ def table(rows: list[dict[str, Any]], steps: int, narrow_alpha: float) -> list[s
         noise = "on" if row["noise"] else "off"
         cells.append([row["model"], noise, *(f"{100 * row[key]:.1f} %" for key in shares), *seconds])
     return markdown(cells, left=2)
-
-
-def markdown(cells: list[list[str]], left: int) -> list[str]:
-    """An aligned Markdown table: the first line is its head, the first ``left`` columns are text."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines = [
-        [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
-        for line in cells
-    ]
-    return [f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])]
 
 
 def machine() -> dict[str, str]:

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 import tgo_kernels as tgo
 from benchmarks import record
-from benchmarks.robustness import attacks, data, train
+from benchmarks.robustness import data, train
 from benchmarks.robustness.models import lif_layers
 from benchmarks.robustness.recipe import Recipe
+from tgo_kernels.robustness import attacks, withstood
 
 SETTINGS = ("alpha", "noise_std", "guard_margin", "lambda_max")
 FIGURES = ("clean", "fgsm", "pgd10", "worst", "neighbors", "firing")
@@ -38,13 +39,13 @@ SWEEP = (tgo.ATan(2.0), tgo.ATan(4.0), tgo.Sigmoid(4.0), tgo.Triangle(1.0))
 def judge(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Noise off: the model as it is deployed by default."""
     options = {"noise": False, "batch": 250}
-    clean = attacks.withstood(model, images, labels, **options)
+    clean = withstood(model, images, labels, **options)
     rates = {"neighbors": tgo.neighbor_rates(model).values()}
     rates["firing"] = [layer.firing_rate.item() for layer in lif_layers(model)]
     torch.manual_seed(0)
-    fgsm = attacks.withstood(model, images, labels, attacks.fgsm(model), **options)
-    pgd = attacks.pgd(model, steps=10)
-    stood = [attacks.withstood(model, images, labels, attacks.through(s, model, pgd), **options) for s in SWEEP]
+    fgsm = withstood(model, images, labels, attacks.fgsm(), **options)
+    pgd = attacks.pgd(steps=10)
+    stood = [withstood(model, images, labels, attacks.through(lambda depth, s=s: s, pgd), **options) for s in SWEEP]
     worst = torch.stack([clean, fgsm, *stood]).all(0)
     found = {"clean": clean, "fgsm": fgsm, "pgd10": stood[0], "worst": worst}
     shares = {name: value.float().mean().item() for name, value in found.items()}

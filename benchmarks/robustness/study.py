@@ -19,10 +19,10 @@ from torch import nn
 from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks.robustness import data, findings, pictures, theory, train
-from benchmarks.robustness.evaluate import QUICK, Effort, Outcome, evaluate, suite
+from benchmarks.robustness import data, findings, pictures, train
 from benchmarks.robustness.models import with_noise
 from benchmarks.robustness.recipe import Recipe
+from tgo_kernels.robustness import EFFORTS, Effort, Outcome, Victim, diagnostics, evaluate, suite
 
 ROOT = Path(__file__).parents[2]
 DEFENCES = {
@@ -69,7 +69,7 @@ STUDIES = {
         (0,),
         images=150,
         noisy=50,
-        effort=QUICK,
+        effort=EFFORTS["quick"],
         out=Path("runs/robustness"),
         figures=Path("runs/robustness"),
     ),
@@ -120,7 +120,8 @@ def go(study: Study, recipe: Recipe, dataset: data.Dataset) -> None:
         path = study.outcome(recipe, noise)
         if noise:
             with_noise(model, recipe.noise_std)
-        evaluate(model, images[:count], labels[:count], path, noise=noise, effort=study.effort, twin=twin)
+        about = {"noise": noise, "effort": study.effort, "twin": twin, "record": path, "batch": 125}
+        evaluate(model, images[:count], labels[:count], **about)
 
 
 def undefended(study: Study, recipe: Recipe, dataset: data.Dataset) -> nn.Module:
@@ -128,19 +129,38 @@ def undefended(study: Study, recipe: Recipe, dataset: data.Dataset) -> nn.Module
     return train.run(plain, dataset, study.out)
 
 
+def former(outcome: Outcome) -> bool:
+    """Whether it is a record of the suite without search, margin and many draws, whose attacks the present one has."""
+    return "eps" not in outcome.about
+
+
+def through(study: Study, recipe: Recipe, noise: bool, outcome: Outcome) -> bool:
+    """Whether the record has all attacks."""
+    victim = Victim(with_noise(recipe.model(), recipe.noise_std) if noise else recipe.model())
+    twins = None if recipe.defence == "BPTT" else [victim]
+    stages = suite(victim, study.effort, noise, twins)
+    needed = {name for name, stage in stages.items() if stage.on == "all" or not former(outcome)}
+    return needed <= outcome.stood.keys()
+
+
 def write(study: Study, dataset: data.Dataset) -> str:
     """Tables, checklist and figures of all models that are there; returns what a reader wants first."""
     outcomes: dict[tuple[str, bool], dict[int, Outcome]] = {}
+    effort, ages = asdict(study.effort), set()
     for recipe in study.recipes():
         for noise in (False, True):
-            outcome = Outcome.read(study.outcome(recipe, noise))
-            twin = None if recipe.defence == "BPTT" else nn.Identity()
-            if suite(study.effort, twin, noise).keys() <= outcome.stood.keys():  # the others are not through
-                if not outcome.about.items() >= asdict(study.effort).items():
-                    raise ValueError(f"{study.outcome(recipe, noise)} is of another effort: move it away")
+            path = study.outcome(recipe, noise)
+            outcome = Outcome.read(path)
+            if through(study, recipe, noise, outcome):
+                ages.add(former(outcome))
+                mine = {name: value for name, value in effort.items() if name in outcome.about or not former(outcome)}
+                if not outcome.about.items() >= mine.items():
+                    raise ValueError(f"{path} is of another effort: move it away")
                 outcomes.setdefault((recipe.defence, noise), {})[recipe.seed] = outcome
     if not outcomes:
         raise ValueError(f"nothing to report on in {study.out}: run the study first")
+    if len(ages) > 1:
+        raise ValueError(f"{study.out} has records of the former suite beside others: move them away")
     images, labels = train.tensors(dataset.limited(None, study.images, seed=0).test)
     diagnoses = {}
     for recipe in study.recipes():
@@ -150,8 +170,8 @@ def write(study: Study, dataset: data.Dataset) -> str:
             model = train.run(recipe, dataset, study.out)
             torch.manual_seed(0)
             settings = recipe.guard_margin, recipe.noise_std
-            diagnoses.setdefault(recipe.defence, []).append(theory.diagnose(model, images, labels, *settings))
-    report = findings.report(study.recipe, outcomes, diagnoses, len(dataset.train.labels), asdict(study.effort))
+            diagnoses.setdefault(recipe.defence, []).append(diagnostics.diagnose(model, images, labels, *settings))
+    report = findings.report(study.recipe, outcomes, diagnoses, len(dataset.train.labels), mine)
     study.figures.mkdir(parents=True, exist_ok=True)
     findings.write_csv(study.out / "results.csv", outcomes)
     (study.out / "report.md").write_text(report)

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks.robustness import attacks, data, distributed, report
+from benchmarks.robustness import data, distributed, report
 from benchmarks.robustness.models import lif_layers
 from benchmarks.robustness.recipe import METHODS, Recipe
+from tgo_kernels.robustness import Victim, attacks
 
 SHIFT = 2  # pixels, of the augmentation
 TIMED_BATCHES = 7
@@ -107,13 +108,18 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, **shared)
 
 
-def adversary(model: nn.Module, recipe: Recipe) -> attacks.Attack | None:
+def adversary(model: nn.Module, recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The attack of adversarial training, against the model in evaluation mode: noise off, batch statistics fixed."""
     if recipe.method == "BPTT":
         return None
-    if recipe.attack == "fgsm":
-        return attacks.fgsm(model, recipe.eps)
-    return attacks.pgd(model, recipe.eps, recipe.attack_alpha, recipe.attack_steps)
+    pgd = attacks.pgd(recipe.eps, recipe.attack_alpha, recipe.attack_steps)
+    victim, attack = Victim(model), attacks.fgsm(recipe.eps) if recipe.attack == "fgsm" else pgd
+
+    def attacked(images: Tensor, labels: Tensor) -> Tensor:
+        with victim.evaluating(False):
+            return attack(victim, images, labels)
+
+    return attacked
 
 
 @torch.no_grad()

@@ -1,0 +1,112 @@
+"""Masked gradients that are planted: the suite breaks each, and the checklist says why. One line less, and it does not.
+
+Of :class:`victims.Scale` an attack that sees everything leaves nothing: within eps there is an image of the other kind.
+"""
+
+import pytest
+import torch
+
+pytest.importorskip("tqdm")
+
+from victims import Scale, grey
+
+import tgo_kernels as tgo
+from tgo_kernels.robustness import Effort, checklist, evaluate
+
+EFFORT = Effort(draws=16, margin_steps=10, search=200, iterations=20, many=16, queries=50, apgd_steps=5)
+LAST = ("margin, ATan(8)", "margin, ATan(8) to ATan(2) by layer", "margin, ATan(1) to ATan(16)", "local search")
+
+
+def attacked(model: torch.nn.Module, *attacks: str, **options):
+    x, y = grey(**{"side": options.pop("side", 6)})
+    return evaluate(model, x, y, effort=EFFORT, attacks=attacks, **options)
+
+
+def failed(outcome) -> set[str]:
+    return {name for name, passed in checklist(outcome).items() if not passed}
+
+
+def test_without_a_mask_nothing_is_left_and_nothing_fails():
+    outcome = attacked(Scale(), "random", "FGSM", "PGD10", "PGD20", "PGD40", "SA-PGD + ASSG", *LAST)
+    assert outcome.shares["clean"] == outcome.shares["random"] == 1 and outcome.shares["FGSM"] == outcome.worst == 0
+    assert not failed(outcome) and len(checklist(outcome)) >= 6
+
+
+def test_shattered_gradients():
+    """Rounded images: every gradient is 0; the search needs none, and ties, or it stays where it is."""
+    outcome = attacked(Scale(before=lambda x: (x * 255 / 4).round() * 4 / 255), "PGD20", "SA-PGD + ASSG", *LAST)
+    assert outcome.shares["PGD20"] == outcome.shares["SA-PGD + ASSG"] == 1 and outcome.worst == 0
+    assert outcome.alone["local search"] > 0
+    assert {"a gradient reaches every image", "search finds little more than gradients"} <= failed(outcome)
+
+
+def test_vanishing_gradients():
+    """Scaled logits: those of the cross entropy are 0, those of the margin are not."""
+    outcome = attacked(Scale(after=lambda logits: 1e5 * logits), "PGD20", "SA-PGD + ASSG", *LAST)
+    assert outcome.shares["PGD20"] == outcome.shares["SA-PGD + ASSG"] == 1
+    assert outcome.shares["margin, ATan(8)"] == outcome.worst == 0
+    assert failed(outcome) == {"the margin finds little more than cross entropy"}
+
+
+def test_a_surrogate_that_no_membrane_reaches():
+    """The search is not needed: other surrogates, and ASSG, do."""
+    names = "PGD20", "PGD40", "SA-PGD + ASSG", "PGD20, ATan(4)", "PGD20, Sigmoid(4)", "PGD20, Triangle(1)"
+    outcome = attacked(Scale(neurons=10, surrogate=tgo.Rectangle(0.01)), *names, *LAST[:-1])
+    assert outcome.shares["PGD20"] > 0.5 and outcome.shares["SA-PGD + ASSG"] < 0.1 and outcome.worst == 0
+    assert {"no other surrogate finds more", "SA-PGD + ASSG finds little more than PGD40"} <= failed(outcome)
+
+
+class Stochastic(Scale):
+    """Each draw adds to the logits a line of its own through grey, whose gradient drowns the model's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        line = 4 * torch.randn(2, *x.shape)
+        return super().forward(x) + ((x - 0.5) * line).sum((2, 3, 4)).T
+
+
+def test_stochastic_gradients():
+    """One draw's lead nowhere, the mean of many do."""
+    outcome = attacked(Stochastic(), "PGD20", "PGD20, EoT", "PGD20, ATan(4)", "margin, EoT-16", noise=True, side=12)
+    single, many = outcome.shares["PGD20"], outcome.shares["PGD20, EoT"]
+    assert outcome.shares["clean"] > 0.95 and single > 0.6 and many < single / 2, outcome.shares
+    assert outcome.shares["PGD20, ATan(4)"] < single / 2 and outcome.worst < 0.1
+    assert "EoT finds little more than a single draw" in failed(outcome)
+
+
+def test_a_state_that_goes_on_to_the_next_image_is_reset():
+    """As without it; where nothing resets it, the model is refused."""
+    plain, kept = (Scale(stateful=stateful, decay=0.9) for stateful in (False, True))
+    a, b = (attacked(model, "PGD20", *LAST) for model in (plain, kept))
+    assert a.stood.keys() == b.stood.keys() and all(torch.equal(a.stood[name], b.stood[name]) for name in a.stood)
+    assert kept.lif.v is None
+
+    class Own(Scale):
+        level = torch.zeros(())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.level = self.level + x.mean().detach()
+            return super().forward(x) + self.level * torch.tensor([0.1, 0.0])
+
+    for noise in (False, True):
+        with pytest.raises(
+            ValueError, match=r"Own cannot be attacked soundly: the same images .* keeps a state|Own gives"
+        ):
+            attacked(Own(), "PGD20", noise=noise)
+
+
+def test_a_detached_graph_is_refused():
+    with pytest.raises(ValueError, match="Scale cannot be attacked soundly: its graph is detached from the image"):
+        attacked(Scale(before=torch.Tensor.detach), "PGD20")
+
+
+def test_an_answer_that_depends_on_the_batch_is_refused():
+    model = Scale(after=lambda logits: logits - logits.mean(0))
+    with pytest.raises(ValueError, match="an image's logits depend on the others of its batch"):
+        attacked(model, "PGD20")
+
+
+def test_noise_that_is_not_said_is_refused_and_noise_that_is_not_there():
+    with pytest.raises(ValueError, match="other logits the second time, without noise.*say noise=True"):
+        attacked(Stochastic(), "PGD20")
+    with pytest.raises(ValueError, match="noise=True, but Scale gives the same logits in every call: it has none"):
+        attacked(Scale(), "PGD20", noise=True)

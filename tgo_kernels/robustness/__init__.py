@@ -1,0 +1,34 @@
+"""How robust a model of spiking neurons is: attacks that see through masked gradients, and the worst case of all.
+
+``evaluate(model, images, labels)`` takes models of tgo_kernels, SpikingJelly and snnTorch as they are. The attacks, the
+adaptive surrogates, the rules along rates, the checklist and the diagnostics are of use alone.
+"""
+
+from tgo_kernels.robustness import attacks, diagnostics, rates
+from tgo_kernels.robustness.adaptive import AdaptiveATan, sa_pgd
+from tgo_kernels.robustness.checklist import checklist
+from tgo_kernels.robustness.evaluation import accuracy, evaluate, fingerprint, withstood
+from tgo_kernels.robustness.outcome import Outcome
+from tgo_kernels.robustness.search import local_search
+from tgo_kernels.robustness.suite import EFFORTS, Effort, suite
+from tgo_kernels.robustness.victim import ANSWERS, Victim
+
+__all__ = [
+    "ANSWERS",
+    "EFFORTS",
+    "AdaptiveATan",
+    "Effort",
+    "Outcome",
+    "Victim",
+    "accuracy",
+    "attacks",
+    "checklist",
+    "diagnostics",
+    "evaluate",
+    "fingerprint",
+    "local_search",
+    "rates",
+    "sa_pgd",
+    "suite",
+    "withstood",
+]
