@@ -60,17 +60,23 @@ class Stochastic(Scale):
     """Each draw adds to the logits a line of its own through grey, whose gradient drowns the model's."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        line = 4 * torch.randn(2, *x.shape)
+        line = 0.6 * torch.randn(2, *x.shape)
         return super().forward(x) + ((x - 0.5) * line).sum((2, 3, 4)).T
 
 
 def test_stochastic_gradients():
-    """One draw's lead nowhere, the mean of many do."""
-    outcome = attacked(Stochastic(), "PGD20", "PGD20, EoT", "PGD20, ATan(4)", "margin, EoT-16", noise=True, side=12)
-    single, many = outcome.shares["PGD20"], outcome.shares["PGD20, EoT"]
-    assert outcome.shares["clean"] > 0.95 and single > 0.6 and many < single / 2, outcome.shares
-    assert outcome.shares["PGD20, ATan(4)"] < single / 2 and outcome.worst < 0.1
+    """One draw's lead nowhere, the mean of many do: in each attack but those that papers report."""
+    many = "PGD20, EoT", "PGD20, ATan(4)", "PGD20, Triangle(1)", "PGD20, BPTR", "PGD20, RGA", "transfer"
+    outcome = attacked(Stochastic(), "PGD20", *many, "SA-PGD + ASSG", noise=True, side=12, twin=Stochastic())
+    left = {name: outcome.accuracy(name) for name in many}
+    assert outcome.accuracy("clean") > 0.95 and outcome.accuracy("PGD20") > 0.9 and max(left.values()) < 0.5, left
+    assert outcome.accuracy("SA-PGD + ASSG") < 0.5 and outcome.worst < 0.1
     assert "EoT finds little more than a single draw" in failed(outcome)
+
+
+def test_the_last_attack_on_noise_takes_the_mean_of_more_draws():
+    outcome = attacked(Stochastic(), "PGD20", "margin, EoT-16", noise=True, side=12)
+    assert outcome.accuracy("PGD20") > 0.9 and outcome.worst < 0.1
 
 
 def test_a_state_that_goes_on_to_the_next_image_is_reset():
@@ -87,10 +93,8 @@ def test_a_state_that_goes_on_to_the_next_image_is_reset():
             self.level = self.level + x.mean().detach()
             return super().forward(x) + self.level * torch.tensor([0.1, 0.0])
 
-    for noise in (False, True):
-        with pytest.raises(
-            ValueError, match=r"Own cannot be attacked soundly: the same images .* keeps a state|Own gives"
-        ):
+    for noise, said in ((False, "without noise"), (True, "with the same seed")):
+        with pytest.raises(ValueError, match=f"Own cannot be attacked soundly: the same images .*, {said}"):
             attacked(Own(), "PGD20", noise=noise)
 
 
@@ -106,7 +110,7 @@ def test_an_answer_that_depends_on_the_batch_is_refused():
 
 
 def test_noise_that_is_not_said_is_refused_and_noise_that_is_not_there():
-    with pytest.raises(ValueError, match="other logits the second time, without noise.*say noise=True"):
+    with pytest.raises(ValueError, match=r"other logits the second time, without noise.*say noise=True"):
         attacked(Stochastic(), "PGD20")
     with pytest.raises(ValueError, match="noise=True, but Scale gives the same logits in every call: it has none"):
         attacked(Scale(), "PGD20", noise=True)

@@ -95,7 +95,8 @@ def sa_pgd(eps: float = EPS, iterations: int = 100, draws: int = 1, quiet: bool 
                 wrong = logits.argmax(1) != labels[left]
                 ahead = margin(logits, labels[left])
                 if victim.noisy and wrong.any():
-                    wrong[wrong.clone()], ahead[wrong] = victim.wrong(x[wrong], labels[left[wrong]])
+                    asked = wrong.clone()
+                    wrong[asked], ahead[asked] = victim.wrong(x[asked], labels[left[asked]])
                 ahead[wrong] = torch.inf
                 found[left], highest[left] = better(x, ahead, found[left], highest[left])
                 if wrong.any():
