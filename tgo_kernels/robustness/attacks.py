@@ -200,7 +200,7 @@ def apgd(eps: float = EPS, steps: int = 20, draws: int = 1) -> Attack:
                 right[wrong] = False
             return logits
 
-        attack = _autoattack("autopgd_base").APGDAttack(asked, n_iter=steps, eps=eps, device=images.device)
+        attack = autoattack("autopgd_base").APGDAttack(asked, n_iter=steps, eps=eps, device=images.device)
         attack.init_hyperparam(images)
         highest = attack.attack_single_run(images, labels, x_init=start)[0]
         found[right] = highest[right]
@@ -224,7 +224,7 @@ def square(eps: float = EPS, queries: int = 200, draws: int = 1) -> Attack:
             ahead = torch.where(ahead > 0, ahead, ahead.clamp(max=-torch.finfo(ahead.dtype).tiny))
             return -ahead, -ahead  # AutoAttack's is of the label, and wrong where it is 0
 
-        attack = _autoattack("square").SquareAttack(victim, eps=eps, n_queries=queries, device=images.device)
+        attack = autoattack("square").SquareAttack(victim, eps=eps, n_queries=queries, device=images.device)
         attack.margin_and_loss = margin_and_loss
         attack.init_hyperparam(images)
         return attack.attack_single_run(images, labels)[1]
@@ -232,7 +232,8 @@ def square(eps: float = EPS, queries: int = 200, draws: int = 1) -> Attack:
     return attacked
 
 
-def _autoattack(module: str) -> Any:
+def autoattack(module: str) -> Any:
+    """That module of AutoAttack's; ImportError, naming what to install, where it is not there."""
     try:
         return __import__(f"pyautoattack.{module}", fromlist=[module])
     except ImportError as error:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels.neurons import check_number
-from tgo_kernels.robustness.attacks import EPS, INSTALL, Attack, better
+from tgo_kernels.robustness.attacks import EPS, INSTALL, Attack, autoattack, better
 from tgo_kernels.robustness.outcome import Outcome, beside
 from tgo_kernels.robustness.suite import EFFORTS, Effort, Stage, against, suite
 from tgo_kernels.robustness.victim import ANSWERS, Victim
@@ -82,6 +82,8 @@ def evaluate(
             if unknown := set(attacks) - set(stages):
                 raise ValueError(f"attacks must be of {', '.join(stages)}; got {', '.join(sorted(unknown))}")
             stages = {name: stage for name, stage in stages.items() if name in ("clean", *attacks)}
+        if {"APGD", "Square"} & set(stages):
+            autoattack("square")  # what is missing is said before anything is attacked
         outcome = Outcome({}) if path is None else Outcome.read(path)
         about = {
             "model": fingerprint(victim),
