@@ -132,7 +132,7 @@ def tried(
     """One attack more in the outcome."""
     if name == "clean":
         chosen = torch.ones(len(images), dtype=torch.bool)
-        outcome.points = {"best": images.clone(), "margin": torch.full((len(images),), -torch.inf)}
+        outcome.points = {"best": images.clone(), "margin": torch.full_like(images.flatten(1)[:, 0], -torch.inf)}
     else:
         chosen = (outcome.right if stage.on == "survivors" else outcome.stood["clean"]).clone()
     right, points = chosen.clone(), outcome.points
