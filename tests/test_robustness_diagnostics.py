@@ -20,3 +20,5 @@ def test_gradients_of_a_linear_model_are_known():
     found = diagnostics.gradients(model, x, torch.zeros(5, dtype=torch.int64))
     assert found.jacobian == pytest.approx(model[1].weight.detach().norm().item(), rel=1e-5)
     assert 0 <= found.sparsity < 1 and found.norm > 0
+    with pytest.raises(ValueError, match=r"layers of tgo_kernels\.LIF; Sequential has none"):
+        diagnostics.measure(model, x, 0.5)

@@ -56,6 +56,27 @@ def test_a_surrogate_that_no_membrane_reaches():
     assert {"no other surrogate finds more", "SA-PGD + ASSG finds little more than PGD40"} <= failed(outcome)
 
 
+class Swapped(Scale):
+    """Fires as it is, and is differentiated as neurons that oscillate, far from their thresholds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        neuron = tgo.neurons.OscillatingLIF(decay=0.0, amplitude=4.0, period=2.0, surrogate=tgo.Triangle(1.0))
+        self.fake = tgo.Layer(neuron)
+
+    def rates(self, x: torch.Tensor) -> torch.Tensor:
+        fake = self.fake(x)
+        return fake + (self.lif(x) - fake).detach()
+
+
+def test_a_swapped_backward():
+    """Broken by a transfer from the plain twin, and by SA-PGD + ASSG."""
+    names = "PGD20", "PGD40", "PGD20, ATan(4)", "PGD20, Sigmoid(4)", "PGD20, Triangle(1)", "transfer", "SA-PGD + ASSG"
+    outcome = attacked(Swapped(), *names, twin=Scale())
+    assert outcome.shares["PGD20"] == 1 and outcome.shares["transfer"] == outcome.shares["SA-PGD + ASSG"] == 0
+    assert {"white-box beats transfer", "SA-PGD + ASSG finds little more than PGD40"} <= failed(outcome)
+
+
 class Stochastic(Scale):
     """Each draw adds to the logits a line of its own through grey, whose gradient drowns the model's."""
 

@@ -18,7 +18,10 @@ REACH, STEPS = 1.0, 20  # the flips are counted by |h - v_threshold| up to REACH
 
 
 def lif_layers(victim: Victim) -> list[LIF]:
-    return [layer for layer in victim.layers if isinstance(layer, LIF)]
+    layers = [layer for layer in victim.layers if isinstance(layer, LIF)]
+    if not layers:
+        raise ValueError(f"membranes are looked at in layers of tgo_kernels.LIF; {victim.name} has none")
+    return layers
 
 
 @dataclass(frozen=True)
