@@ -50,6 +50,29 @@ def test_bounds_halve_as_the_paper_says():
     assert len(etas) == 100 and etas[:22] == [1.0] * 22 and etas[22:41] == [0.5] * 19 and etas[41] == 0.25
 
 
+def test_sa_pgd_follows_its_equations():
+    """By hand, on a bowl whose bottom it jumps over, so that momentum and step sizes count; the best iterate is kept."""
+
+    class Bowl(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ahead = ((x - 0.5).square() * torch.tensor([[9.0, 1.0], [0.3, 2.0]])).sum((1, 2, 3))
+            return torch.stack([ahead, torch.full_like(ahead, -1.0)], 1)
+
+    victim, eps = Victim(Bowl()), 0.1
+    images, labels = 0.5 + (torch.rand(5, 1, 2, 2) - 0.5) / 10, torch.zeros(5, dtype=torch.int64)
+    start = attacks.somewhere(images, eps)
+    x, m, q, seen = start, 0, 0, [start]
+    for eta in bounds(eps, 4):
+        g, _ = attacks.gradient(victim, x, labels)
+        m = 0.5 * m + g / g.abs().mean((1, 2, 3), keepdim=True)
+        q = 0.8 * q + g**2 / (g**2).mean((1, 2, 3), keepdim=True)
+        x = attacks.within(x + (eta * m / (q.sqrt() + 1e-12)).clamp(-eta, eta), images, eps)
+        seen.append(x)
+    ahead = torch.stack([victim.margins(x, labels) for x in seen])
+    best = torch.stack(seen)[ahead.argmax(0), torch.arange(5)]
+    torch.testing.assert_close(sa_pgd(eps, iterations=4)(victim, images, labels, start), best)
+
+
 def test_the_surrogates_adapt_to_where_the_membranes_are():
     """Of thresholds that are far from the membranes: those that never adapt reach nothing."""
     model = Scale(neurons=4, surrogate=tgo.Rectangle(0.01))

@@ -81,24 +81,45 @@ def test_every_attack_has_a_start_of_its_own(monkeypatch):
     assert len({start.sum().item() for start in starts}) == 6
 
 
-def test_the_last_attacks_are_on_survivors_and_from_the_best_points(monkeypatch):
-    model, (x, y) = Scale(neurons=3), grey(side=12)
-    seen = {}
-    real = suite(Victim(model), LITTLE, False)
+def seen_by_stages(monkeypatch, model, noise, names, **options):
+    """What each attack was given and gave, and whether its model was noisy then: the images, the start, the points."""
+    seen, real = {}, suite(Victim(model), LITTLE, noise)
 
     def watched(name, stage):
         def attack(victim, images, labels, start=None):
-            seen[name] = len(images), start
-            return stage.attack(victim, images, labels, start)
+            seen[name] = images, start, stage.attack(victim, images, labels, start)
+            return seen[name][2]
 
         return stage if stage.attack is None else type(stage)(attack, stage.on, stage.start, stage.quiet)
 
-    monkeypatch.setattr(evaluation, "suite", lambda *_: {name: watched(name, real[name]) for name in ("clean", *SOME)})
-    outcome = evaluate(model, x, y, effort=LITTLE)
-    assert seen["FGSM"][0] == seen["PGD20"][0] == len(x) and seen["PGD20"][1] is None
-    left = int((outcome.stood["FGSM"] & outcome.stood["PGD20"] & outcome.stood["SA-PGD + ASSG"]).sum())
-    if left:
-        assert seen["margin, ATan(8)"][0] == left and (seen["margin, ATan(8)"][1] != x[:left]).any()
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "suite", lambda *_: {name: watched(name, real[name]) for name in ("clean", *names)})
+        x, y = grey()
+        return seen, x, y, evaluate(model, x, y, noise=noise, effort=LITTLE)
+
+
+def test_the_last_attacks_are_on_survivors_and_from_the_best_points(monkeypatch):
+    model = Scale(after=lambda logits: 1e5 * logits)  # the margin alone has a gradient
+    seen, x, y, outcome = seen_by_stages(monkeypatch, model, False, SOME)
+    assert len(seen["FGSM"][0]) == len(seen["PGD20"][0]) == len(x) and seen["PGD20"][1] is None
+    images, start, _ = seen["margin, ATan(8)"]
+    left = outcome.stood["FGSM"] & outcome.stood["PGD20"] & outcome.stood["SA-PGD + ASSG"]
+    assert 0 < len(images) == left.sum() and torch.equal(outcome.tried["margin, ATan(8)"], left)
+    ahead = [Victim(model).margins(points, y[left]) for points in (start, x[left])]
+    assert (ahead[0] >= ahead[1]).all() and (ahead[0] > ahead[1]).float().mean() > 0.3
+
+
+def test_with_noise_the_last_attacks_start_from_points_made_without(monkeypatch):
+    names = "margin, without noise", "local search, without noise", "margin, EoT-3"
+    monkeypatch.setattr(victim, "ANSWERS", 4)
+    noisy, gradient = [], attacks.gradient
+    monkeypatch.setattr(attacks, "gradient", lambda v, *a, **o: noisy.append(v.noisy) or gradient(v, *a, **o))
+    seen, *_ = seen_by_stages(monkeypatch, Scale(noise_std=0.1), True, names)
+    (x, _, first), (_, second, searched), (y, last, _) = (seen[name] for name in names)
+    assert noisy == [False] * LITTLE.margin_steps + [True] * LITTLE.margin_steps  # not the search, nor by one draw
+    assert 0 < len(y) <= len(x) and not torch.equal(first, searched)
+    for given, made in ((second, first), (last, searched)):
+        assert all((made == each).flatten(1).all(1).any() for each in given)
 
 
 @pytest.mark.parametrize("noise", [False, True])

@@ -97,7 +97,6 @@ def sa_pgd(eps: float = EPS, iterations: int = 100, draws: int = 1, quiet: bool 
                 if victim.noisy and wrong.any():
                     asked = wrong.clone()
                     wrong[asked], ahead[asked] = victim.wrong(x[asked], labels[left[asked]])
-                ahead[wrong] = torch.inf
                 found[left], highest[left] = better(x, ahead, found[left], highest[left])
                 if wrong.any():
                     keep = ~wrong
