@@ -51,7 +51,7 @@ def test_bounds_halve_as_the_paper_says():
 
 
 def test_sa_pgd_follows_its_equations():
-    """By hand, on a bowl whose bottom it jumps over, so that momentum and step sizes count; the best iterate is kept."""
+    """By hand, on a bowl whose bottom it jumps over, so that momentum and step sizes count; the best point is kept."""
 
     class Bowl(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
