@@ -43,7 +43,7 @@ def test_opcheck(neuron, steps, layout, own):
         torch.library.opcheck(forward, (x, v_init, further, table, seed, 5, checkpoint_every, neuron.settings))
     *_, checkpoints, outputs = forward(x, v_init, more, table, seed, 5, 8, neuron.settings)
     none = [x.new_empty(0) for _ in outputs]
-    for grads in ((x, None, none, None, False), (None, v_init, outputs, torch.tensor(1.0), True)):
+    for grads in ((x, None, none, None, False, False), (None, v_init, outputs, torch.tensor(1.0), True, True)):
         torch.library.opcheck(backward, (x, v_init, more, table, seed, 5, 8, checkpoints, *grads, neuron.settings))
 
 
@@ -208,6 +208,6 @@ def test_operators_refuse_what_the_door_would_not_pass():
     ):
         with pytest.raises(RuntimeError, match=message):
             backward(
-                *(x, None, [], None, None, 0, every, checkpoints, g_spikes, None, [], None, False),
+                *(x, None, [], None, None, 0, every, checkpoints, g_spikes, None, [], None, False, False),
                 tgo.neurons.LIF().settings,
             )

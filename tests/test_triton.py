@@ -78,7 +78,7 @@ def test_the_backward_refuses_what_the_door_would_not_pass():
     backward, x, nothing = tgo.ops.OPERATORS["triton"][1], torch.ones(20, 3), torch.ones(0)
     for every, checkpoints, message in ((0, nothing, "checkpoint_every"), (8, nothing, "checkpoints")):
         with pytest.raises(ValueError, match=message):
-            backward(x, None, [], None, None, 0, every, checkpoints, x, None, [], None, False, LIF().settings)
+            backward(x, None, [], None, None, 0, every, checkpoints, x, None, [], None, False, False, LIF().settings)
 
 
 def test_many_dimensions_in_another_order():
