@@ -67,7 +67,7 @@ def test_freed_tensors_keep_their_pages():
 @GLIBC
 def test_without_a_cache_of_small_pieces_the_heap_does_not_outgrow_what_is_in_use():
     (grown,) = printed(TRAINING, GLIBC_TUNABLES="glibc.malloc.tcache_count=0")
-    assert grown < 8 << 10, f"{grown} KiB: half a tensor"
+    assert grown < 24 << 10, f"{grown} KiB: more than the one tensor that may find no gap; with the cache it is five"
 
 
 @pytest.fixture
