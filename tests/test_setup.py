@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tgo_kernels import compiler
+
 ROOT = Path(__file__).parents[1]
 
 
-def setup(*arguments, **environment):
-    command = [sys.executable, "setup.py", "--quiet", "build_ext", *arguments]
+def setup(*arguments, command="build_ext", **environment):
+    command = [sys.executable, "setup.py", "--quiet", command, *arguments]
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
@@ -25,3 +27,10 @@ def test_a_wrong_architecture_is_named(tmp_path):
     environment = {"TGO_KERNELS_CUDA": "1", "TGO_KERNELS_NATIVE": "1", "TORCH_CUDA_ARCH_LIST": "hopper"}
     result = setup("--build-lib", str(tmp_path), "--build-temp", str(tmp_path), **environment)
     assert result.returncode != 0 and "TORCH_CUDA_ARCH_LIST must list numbers such as 9.0" in result.stderr
+
+
+def test_the_headers_for_neurons_of_users_go_with_the_package(tmp_path):
+    result = setup("--build-lib", str(tmp_path), command="build_py", TGO_KERNELS_NATIVE="0")
+    assert result.returncode == 0, result.stderr
+    found = tmp_path / "tgo_kernels" / "csrc"
+    assert compiler.headers(found) and compiler.digest(found) == compiler.digest(ROOT / "csrc")

@@ -1,5 +1,6 @@
 """Runs an unpacked wheel, given by its file, with the torch of the Python that runs this: ``make wheel``."""
 
+import os
 import sys
 import tempfile
 import zipfile
@@ -26,4 +27,12 @@ with tempfile.TemporaryDirectory() as directory:
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
     assert torch.equal(results[0][0], results[1][0])
-    print("the same spikes as the reference, and the same gradients to rounding")
+
+    class Doubled(tgo.neurons.LIF):
+        @staticmethod
+        def step(n, v, x):
+            return tgo.neurons.LIF.step(n, v, 2 * x)
+
+    os.environ["TGO_KERNELS_CACHE"] = f"{directory}/cache"
+    assert torch.equal(tgo.scan(Doubled(), x, impl="native").spikes, tgo.lif(2 * x).spikes)
+    print("the same spikes as the reference, and the same gradients to rounding; a neuron of one's own is compiled")
