@@ -14,8 +14,23 @@ CALLS: dict[str, dict[str, Any]] = {"T=4": {}, "any T": ANY_T, "any T, own": ANY
 LIGHT, HEAVY, MOST = 64, 96, 128  # registers; heavy: of several states or inputs
 SPILLS = 16  # bytes that do not fit beside all constants and the sums of their gradients, at the most
 STREAMS = "Of three streams, each with its gradient, a thread holds 16 bytes of each."
-#: the most registers over the targets where that is over budget, and why
-KNOWN = {("InhibitedLIF", "backward", call): (most, STREAMS) for call, most in {"T=4": 104, "any T": 122}.items()}
+#: by kernel, call and the bits of a value the most registers over the targets where that is over budget
+OF_STREAMS = {
+    ("backward", "T=4", 32): 109,
+    ("backward", "any T", 32): 128,
+    ("forward", "any T", 16): 105,
+    ("backward", "T=4", 16): 154,
+    ("backward", "any T", 16): 128,
+}
+#: likewise what is spilled: bytes on sm_120, and on gfx942 registers, of eight neurons of half precision a thread
+SPILLED = {
+    ("InhibitedLIF", "forward", "T=4", 32): 8,
+    ("IntegerLIF", "forward", "T=4", 16): 3,
+    ("IntegerLIF", "backward", "T=4", 16): 2,
+    ("SynapticLIF", "forward", "any T", 16): 4,
+    ("HomeostaticLIF", "forward", "any T", 16): 2,
+}
+KNOWN = {("InhibitedLIF", *which): (most, STREAMS) for which, most in OF_STREAMS.items()}
 
 
 @dataclass(frozen=True)
@@ -38,8 +53,12 @@ class Kernel:
         return MOST if most else HEAVY if many else LIGHT
 
     @property
+    def which(self) -> tuple[str, str, str, int]:
+        return self.neuron.__name__, self.kernel, self.call, 32 if self.dtype == "fp32" else 16
+
+    @property
     def known(self) -> tuple[int, str] | None:
-        return KNOWN.get((self.neuron.__name__, self.kernel, self.call))
+        return KNOWN.get(self.which)
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,7 @@ class Read:
         most = self.of.known[0] if self.of.known else self.of.budget
         high = self.registers > most and TARGETS[self.of.target].backend == "cuda"
         misses = [f"{self.of}: {self.registers} registers, not {most}"] if high else []
-        spills = self.spilled > (SPILLS if self.of.call.endswith("own") else 0)
+        spills = self.spilled > (SPILLS if self.of.call.endswith("own") else SPILLED.get(self.of.which, 0))
         return misses + ([f"{self.of}: {self.spilled} spilled"] if spills else [])
 
 
