@@ -66,7 +66,6 @@ def library(text: str, *versions: str) -> ctypes.CDLL:
         _check(os.fstat(descriptor), path)
         if not _whole(descriptor, path / name):
             _keep(descriptor, name, _compiled(text))
-        _whole(descriptor, path / name)
         here = f"/proc/self/fd/{descriptor}"
         return ctypes.CDLL(f"{here if os.path.isdir(here) else path}/{name}")
     finally:

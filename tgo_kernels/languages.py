@@ -19,7 +19,15 @@ class Language:
 
     BINARY: ClassVar = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
     COMPARED: ClassVar = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}
-    CALLS: ClassVar[dict[str, str]]
+    CALLS: ClassVar[dict[str, str]] = {
+        "clamp": "smaller(larger({}, {}), {})",
+        "logical_and": "({} & {})",
+        "logical_not": "(({}) == 0)",
+        "logical_or": "({} | {})",
+        "maximum": "larger({}, {})",
+        "minimum": "smaller({}, {})",
+        "detach": "{}",
+    }
     FIRED: ClassVar[dict[str, str]]  # what fire() has found
     declare: ClassVar[str]  # before a name
     declare_bool: ClassVar[str]
@@ -30,16 +38,10 @@ class Language:
 
 
 class Triton(Language):
-    CALLS: ClassVar = {
+    CALLS: ClassVar = Language.CALLS | {
         "where": "tl.where({}, {}, {})",
         "abs": "tl.abs({})",
-        "clamp": "smaller(larger({}, {}), {})",
         "exp": "tl.exp({})",
-        "logical_and": "({} & {})",
-        "logical_not": "(({}) == 0)",
-        "logical_or": "({} | {})",
-        "maximum": "larger({}, {})",
-        "minimum": "smaller({}, {})",
         "reciprocal": "(1.0 / {})",
         "scalar_tensor": "{}",
         "sgn": "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0))",
@@ -47,7 +49,6 @@ class Triton(Language):
         "_to_copy": "tl.where({}, 1.0, 0.0)",
         "ones_like": "1.0",
         "zeros_like": "0.0",  # of a constant that a step does not read
-        "detach": "{}",
         "plus": "plus({}, {})",  # of which the first may be None
     }
     FIRED: ClassVar = {
@@ -65,16 +66,10 @@ class Triton(Language):
 
 
 class Cpp(Language):
-    CALLS: ClassVar = {
+    CALLS: ClassVar = Language.CALLS | {
         "where": "({} ? {} : {})",
         "abs": "absolute({})",
-        "clamp": "smaller(larger({}, {}), {})",
         "exp": "exponential({})",
-        "logical_and": "({} & {})",
-        "logical_not": "(({}) == 0)",
-        "logical_or": "({} | {})",
-        "maximum": "larger({}, {})",
-        "minimum": "smaller({}, {})",
         "reciprocal": "(1.f / {})",
         "scalar_tensor": "splat<F>({})",
         "sgn": "({0} > 0.f ? splat<F>(1.f) : {0} < 0.f ? splat<F>(-1.f) : splat<F>(0.f))",
@@ -82,7 +77,6 @@ class Cpp(Language):
         "_to_copy": "({} ? splat<F>(1.f) : splat<F>(0.f))",
         "ones_like": "splat<F>(1.f)",
         "zeros_like": "splat<F>(0.f)",
-        "detach": "{}",
         "plus": "{} + {}",
     }
     FIRED: ClassVar = {

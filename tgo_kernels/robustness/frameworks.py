@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tgo_kernels.layer import Layer
 from tgo_kernels.neurons.base import Spikes
+from tgo_kernels.reference import straight_through
 from tgo_kernels.surrogate import NoisePDF, Surrogate
 
 Undo = Callable[[], None]
@@ -171,22 +172,7 @@ def fired(former: Callable[[Tensor], Tensor], surrogate: Surrogate) -> Callable[
 
 def replaced(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     """``value``, whose derivative with respect to x is ``slope``."""
-    return _Replace.apply(x, value.detach(), slope)
-
-
-class _Replace(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:  # type: ignore[override]
-        return value.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(inputs[2])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (slope,) = ctx.saved_tensors
-        return torch.where(grad == 0, 0, grad * slope), None, None
+    return straight_through(value.detach(), x, slope)
 
 
 @contextmanager
