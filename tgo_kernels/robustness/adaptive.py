@@ -13,6 +13,7 @@ from tgo_kernels.robustness.victim import Victim, margin
 from tgo_kernels.surrogate import ATan
 
 SHARE = 0.425  # of the surrogate's mass on either side of the threshold that reaches a membrane
+FEW = 16  # draws, in which what is worth an answer is wrong
 WIDTH = 2 * math.tan(math.pi * SHARE) / math.pi
 
 
@@ -77,9 +78,9 @@ def sa_pgd(eps: float = EPS, iterations: int = 100, draws: int = 1, quiet: bool 
 
     ``eta`` starts at ``eps`` and halves after k = 0.22 K iterations, then after max(k - 0.03 K, 0.06 K), and so on. Any
     iterate that the model gets wrong counts, and that image is done; else that of the highest margin. ``g`` is the
-    mean over ``draws`` draws of the noise; what these get wrong is asked as :meth:`Victim.wrong` asks, or a lucky draw
-    would end the attack. ``quiet``: ``g`` without noise; what is wrong without it is asked with it. A random start
-    within ``eps`` where there is no other: our decision.
+    mean over ``draws`` draws of the noise; what these get wrong, and FEW others, is asked as :meth:`Victim.wrong` asks,
+    or a lucky draw would end the attack. ``quiet``: ``g`` without noise; what is wrong without it is asked with it. A
+    random start within ``eps`` where there is no other: our decision.
     """
 
     def attacked(victim: Victim, images: Tensor, labels: Tensor, start: Tensor | None = None) -> Tensor:
@@ -95,8 +96,10 @@ def sa_pgd(eps: float = EPS, iterations: int = 100, draws: int = 1, quiet: bool 
                 wrong = logits.argmax(1) != labels[left]
                 ahead = margin(logits, labels[left])
                 if victim.noisy and wrong.any():
-                    asked = wrong.clone()
-                    wrong[asked], ahead[asked] = victim.wrong(x[asked], labels[left[asked]])
+                    ahead[wrong] = victim.margins(x[wrong], labels[left[wrong]], FEW)
+                    asked = wrong & (ahead > 0)
+                    ahead[asked] = victim.wrong(x[asked], labels[left[asked]])[1]
+                    wrong = asked & (ahead > 0)
                 found[left], highest[left] = better(x, ahead, found[left], highest[left])
                 if wrong.any():
                     keep = ~wrong

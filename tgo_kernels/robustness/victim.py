@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo_kernels.neurons import check_bool
-from tgo_kernels.robustness.frameworks import Neurons, Ours, SpikingJelly, neurons
+from tgo_kernels.robustness.frameworks import Neurons, Ours, SpikingJelly, Undo, neurons
 from tgo_kernels.surrogate import Surrogate
 
 ANSWERS = 64  # draws of the noise behind one answer of a noisy model: our decision
@@ -52,6 +52,8 @@ class Victim:
         self.random = False  # whether it draws in every call, without a switch
         self._on = False  # whether a noise that has a switch is on
         self.made: list[Any] = []  #: surrogates in the place of the neurons' own
+        self._swaps: list[tuple[Neurons, Any, str | None]] = []  # and whose they are, on which engine
+        self._undo: list[Undo] = []
 
     @classmethod
     def of(cls, model: "nn.Module | Victim", steps: int | None = None) -> "Victim":
@@ -136,16 +138,34 @@ class Victim:
         """
         firing = [each for each in self.neurons if each.has_surrogate]
         made = [make(i / max(1, len(firing) - 1)) for i in range(len(firing))]
-        former, undo = self.made, []
+        former = self.made, self._swaps, self._undo
         try:
-            for each, surrogate in zip(firing, made, strict=True):
-                undo.append(each.swap(surrogate, impl))
+            self._swaps, self._undo = [(each, new, impl) for each, new in zip(firing, made, strict=True)], []
+            self._swap()
             self.made = made
             yield made
         finally:
+            self._unswap()
+            self.made, self._swaps, self._undo = former
+
+    def _swap(self) -> None:
+        for each, surrogate, impl in self._swaps:
+            self._undo.append(each.swap(surrogate, impl))
+
+    def _unswap(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    @contextmanager
+    def _itself(self) -> Iterator[None]:
+        """An answer has no gradient: the neurons' own surrogates, on their own engines, give the same spikes sooner."""
+        former, self.made = self.made, []
+        self._unswap()
+        try:
+            yield
+        finally:
             self.made = former
-            for back in undo:
-                back()
+            self._swap()
 
     def mean(self, images: Tensor, draws: int = 1) -> Tensor:
         """The mean of the logits over so many draws, each a fresh one."""
@@ -160,7 +180,8 @@ class Victim:
 
         Of the mean of ANSWERS fresh draws' logits where it is noisy. Of a tie the answer is the first.
         """
-        logits = self.mean(images, draws or (ANSWERS if self.noisy else 1))
+        with self._itself():
+            logits = self.mean(images, draws or (ANSWERS if self.noisy else 1))
         found = margin(logits, labels)
         lost = (found == 0) & (logits.argmax(1) != labels)
         return torch.where(lost, torch.finfo(found.dtype).tiny, found)
