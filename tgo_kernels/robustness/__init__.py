@@ -4,8 +4,9 @@
 adaptive surrogates, the rules along rates, the checklist and the diagnostics are of use alone.
 """
 
-from tgo_kernels.robustness import attacks, diagnostics, rates
+from tgo_kernels.robustness import attacks, attribution, diagnostics, rates
 from tgo_kernels.robustness.adaptive import AdaptiveATan, sa_pgd
+from tgo_kernels.robustness.attribution import naa
 from tgo_kernels.robustness.checklist import checklist
 from tgo_kernels.robustness.evaluation import accuracy, evaluate, fingerprint, withstood
 from tgo_kernels.robustness.outcome import Outcome
@@ -22,11 +23,13 @@ __all__ = [
     "Victim",
     "accuracy",
     "attacks",
+    "attribution",
     "checklist",
     "diagnostics",
     "evaluate",
     "fingerprint",
     "local_search",
+    "naa",
     "rates",
     "sa_pgd",
     "suite",
