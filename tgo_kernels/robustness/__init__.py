@@ -12,6 +12,7 @@ from tgo_kernels.robustness.evaluation import accuracy, evaluate, fingerprint, w
 from tgo_kernels.robustness.outcome import Outcome
 from tgo_kernels.robustness.search import local_search
 from tgo_kernels.robustness.suite import EFFORTS, Effort, suite
+from tgo_kernels.robustness.transfer import transfers
 from tgo_kernels.robustness.victim import ANSWERS, Victim
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "rates",
     "sa_pgd",
     "suite",
+    "transfers",
     "withstood",
 ]
