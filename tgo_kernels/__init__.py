@@ -8,6 +8,7 @@ from tgo_kernels.functional import lif, scan
 from tgo_kernels.fusion import Fusion, fuse
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
 from tgo_kernels.house import *  # noqa: F403
+from tgo_kernels.inhibition import EIConv2d, EILinear, keep_nonnegative
 from tgo_kernels.layer import Layer
 from tgo_kernels.layers import LIF, LeakyIntegrator
 from tgo_kernels.ops import available_impls, explain_impl
@@ -20,6 +21,8 @@ from tgo_kernels.surrogate import *  # noqa: F403
 __all__ = [
     "LIF",
     "Block",
+    "EIConv2d",
+    "EILinear",
     "Fusion",
     "GuardSchedule",
     "LIFOutput",
@@ -33,6 +36,7 @@ __all__ = [
     "flip_probability",
     "fuse",
     "guard_penalty",
+    "keep_nonnegative",
     "lif",
     "neighbor_rates",
     "neurons",
