@@ -8,6 +8,7 @@ from tgo_kernels.functional import lif, scan
 from tgo_kernels.fusion import Fusion, fuse
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
 from tgo_kernels.house import *  # noqa: F403
+from tgo_kernels.inhibited import Inhibition, inhibited
 from tgo_kernels.inhibition import EIConv2d, EILinear, keep_nonnegative
 from tgo_kernels.layer import Layer
 from tgo_kernels.layers import LIF, LeakyIntegrator
@@ -25,6 +26,7 @@ __all__ = [
     "EILinear",
     "Fusion",
     "GuardSchedule",
+    "Inhibition",
     "LIFOutput",
     "Layer",
     "LeakyIntegrator",
@@ -36,6 +38,7 @@ __all__ = [
     "flip_probability",
     "fuse",
     "guard_penalty",
+    "inhibited",
     "keep_nonnegative",
     "lif",
     "neighbor_rates",
