@@ -9,7 +9,7 @@
 import argparse
 import importlib.util
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tgo_kernels.robustness.attacks import EPS
 from tgo_kernels.robustness.checklist import checklist
 from tgo_kernels.robustness.evaluation import evaluate
-from tgo_kernels.robustness.suite import EFFORTS, Effort
+from tgo_kernels.robustness.suite import EFFORTS, NUMBERS
 from tgo_kernels.robustness.victim import Victim
 
 
@@ -66,7 +66,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--eps", type=float, default=255 * EPS, help="times 1/255; default: %(default)g")
     parser.add_argument("--noise", choices=("on", "off"), help="default: as the model has it in eval()")
     parser.add_argument("--effort", choices=EFFORTS, default="standard", help="default: %(default)s")
-    for field in fields(Effort):
+    for field in NUMBERS:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help="instead of the effort's")
     parser.add_argument("--steps", type=int, help="time steps, where they are not inside the model")
     parser.add_argument("--record", type=Path, help="a JSON file")
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         model = made(options.model, options.weights)
         images, labels = loaded(options.data, options.images)
-        mine = {field.name: getattr(options, field.name) for field in fields(Effort)}
+        mine = {field.name: getattr(options, field.name) for field in NUMBERS}
         effort = replace(EFFORTS[options.effort], **{name: value for name, value in mine.items() if value is not None})
         outcome = evaluate(
             model,

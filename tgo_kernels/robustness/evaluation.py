@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tgo_kernels.neurons import check_number
 from tgo_kernels.robustness.attacks import EPS, INSTALL, Attack, autoattack, better
-from tgo_kernels.robustness.outcome import Outcome, beside
-from tgo_kernels.robustness.suite import EFFORTS, Effort, Stage, against, suite
+from tgo_kernels.robustness.outcome import ATTACKS, Outcome, beside
+from tgo_kernels.robustness.suite import EFFORTS, Effort, Stage, against, selected, suite
 from tgo_kernels.robustness.victim import ANSWERS, Victim
 
 Model = nn.Module | Victim
@@ -59,7 +59,7 @@ def evaluate(
             ``.points.pt``, the best points.
         twin: other models, such as an undefended one, that examples are made on too.
         steps: as of :class:`Victim`.
-        attacks: the names of those to run alone, "clean" with them.
+        attacks: the names of those to run alone, "clean" with them; None: all that are not idle (:data:`suite.IDLE`).
         batch: images at once.
         seed: of the attacks' starts and the noise.
         progress: whether a bar is shown; None: on a terminal.
@@ -77,11 +77,7 @@ def evaluate(
         awry = victim.check(images, False) if victim.can_be_noisy or not noise else 0.0
         if noise:
             awry = max(awry, victim.check(images, True))
-        stages = suite(victim, effort, noise, twins, eps)
-        if attacks is not None:
-            if unknown := set(attacks) - set(stages):
-                raise ValueError(f"attacks must be of {', '.join(stages)}; got {', '.join(sorted(unknown))}")
-            stages = {name: stage for name, stage in stages.items() if name in ("clean", *attacks)}
+        stages = selected(suite(victim, effort, noise, twins, eps), effort, noise, attacks)
         if {"APGD", "Square"} & set(stages):
             autoattack("square")  # what is missing is said before anything is attacked
         outcome = Outcome({}) if path is None else Outcome.read(path)
@@ -99,11 +95,12 @@ def evaluate(
             AWRY: round(awry, 4),
             **asdict(effort),
         } | ({"answers": ANSWERS} if noise else {})
-        if outcome.stood and outcome.about != about:
-            keys = [key for key in about | outcome.about if outcome.about.get(key) != about.get(key)]
+        was = {key: value for key, value in outcome.about.items() if key != ATTACKS}
+        if outcome.stood and was != about:
+            keys = [key for key in about | was if was.get(key) != about.get(key)]
             said = ", ".join(f"{key} {outcome.about.get(key)!r}, now {about.get(key)!r}" for key in keys)
             raise ValueError(f"{path} is of another evaluation ({said}): move it away")
-        outcome.about = about
+        outcome.about = about | {ATTACKS: list(stages)}
         todo = {name: stage for name, stage in stages.items() if name not in outcome.stood}
         if outcome.stood and todo and not outcome.points:
             assert path is not None
@@ -139,7 +136,8 @@ def tried(
     start = points.get(stage.start, points["best"]) if stage.start else None
     left, made = [], []
     with seeded(images, zlib.crc32(f"{seed} {name}".encode())), victim.evaluating(noise):
-        for index in chosen.nonzero().flatten().split(batch):
+        indices = chosen.nonzero().flatten()
+        for index in indices.split(batch) if len(indices) else ():
             x, y = images[index], labels[index]
             if stage.attack is not None:
                 x = stage.attack(victim, x, y, None if start is None else start[index])

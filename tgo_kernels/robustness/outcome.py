@@ -12,6 +12,7 @@ from torch import Tensor
 from tgo_kernels.robustness.suite import against
 
 Bits = dict[str, Tensor]
+ATTACKS = "attacks"  # in a record, the names of those that the evaluation has
 
 
 @dataclass
@@ -31,6 +32,11 @@ class Outcome:
         """The same of the first images alone."""
         cut = [{name: x[:count] for name, x in each.items()} for each in (self.stood, self.tried, self.points)]
         return Outcome(cut[0], self.about, cut[1], self.spent, cut[2])
+
+    @property
+    def through(self) -> bool:
+        """Whether all attacks of the evaluation have been tried."""
+        return bool(self.stood) and set(self.about[ATTACKS]) <= self.stood.keys()
 
     def accuracy(self, name: str) -> float:
         return self.stood[name].float().mean().item()

@@ -1,9 +1,10 @@
 """Which attacks an evaluation has, in which order, and how hard they try."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from tgo_kernels import surrogate
+from tgo_kernels.neurons import check_bool
 from tgo_kernels.robustness import attacks, rates
 from tgo_kernels.robustness.adaptive import sa_pgd
 from tgo_kernels.robustness.attacks import Attack
@@ -22,6 +23,12 @@ NARROW, FIRST, LAST = 8.0, 8.0, 2.0  # ATan's alpha; of the first layer and of t
 ANNEALED = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
+# What found no image alone, noise off and on, in the models whose records are committed. With noise, too, what is slow
+# and found less than the same attack without it.
+IDLE = ("RFGSM", "PGD40 restarted", "PGD20, Sigmoid(4)", "PGD20, Triangle(1)", "PGD20, BPTR", "PGD20, RGA")
+IDLE_WITH_NOISE = ("APGD", "Square")
+
+
 @dataclass(frozen=True)
 class Effort:
     """How hard the strong attacks try."""
@@ -32,20 +39,23 @@ class Effort:
     iterations: int = 100  #: of SA-PGD
     draws: int = 4  #: of the noise behind a gradient (EoT)
     margin_steps: int = 40  #: of PGD on the margin
-    search: int = 2000  #: queries of the local search
+    search: int = 4000  #: queries of the local search
     many: int = 16  #: draws behind a gradient of the last attacks on a noisy model
+    everything: bool = False  #: also the attacks that found nothing alone
 
     def __post_init__(self) -> None:
-        for each in fields(self):
+        check_bool("everything", self.everything)
+        for each in NUMBERS:
             value = getattr(self, each.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{each.name} must be an int >= 1, got {value!r}")
 
 
+NUMBERS = fields(Effort)[:-1]
 EFFORTS = {
     "quick": Effort(2, 10, 50, 20, 2, 10, 300, 4),
     "standard": Effort(),
-    "full": Effort(5, 100, 1000, 100, 8, 100, 4000, 16),
+    "full": Effort(5, 100, 1000, 100, 8, 100, 10_000, 32, everything=True),
 }
 
 
@@ -62,6 +72,22 @@ class Stage:
 def against(name: str) -> bool:
     """Whether this attack, within eps, counts for the worst case. Clean images do: they must be right too."""
     return "eps" not in name
+
+
+def selected(stages: dict[str, Stage], effort: Effort, noise: bool, names: Sequence[str] | None) -> dict[str, Stage]:
+    """Those of these names, and "clean"; None: all, or without the idle ones, unless the effort has everything.
+
+    Raises:
+        ValueError: one of the names is not known.
+    """
+    if names is not None:
+        if unknown := set(names) - set(stages):
+            raise ValueError(f"attacks must be of {', '.join(stages)}; got {', '.join(sorted(unknown))}")
+        return {name: stage for name, stage in stages.items() if name in ("clean", *names)}
+    if effort.everything:
+        return stages
+    idle = {*IDLE, *(IDLE_WITH_NOISE if noise else ()), *(("SA-PGD + ASSG",) if QUIET in stages else ())}
+    return {name: stage for name, stage in stages.items() if name not in idle}
 
 
 def suite(
