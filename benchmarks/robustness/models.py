@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 import tgo_kernels as tgo
@@ -86,14 +87,19 @@ class Classifier(nn.Module):
     """Images [B, C, H, W] in [0, 1] -> logits [B, classes], the mean over ``steps`` time steps.
 
     The image is the input current of every step, so the first layer runs once. The normalisation is inside, so that
-    attacks work on pixels; smaller images are padded to ``side``.
+    attacks work on pixels; smaller images are padded to ``side``. With an ``encoder``, images [B, C, H, W] to
+    [steps, B, C, H, W], its output is what the first layer sees, step by step.
     """
 
-    def __init__(self, layers: nn.Sequential, side: int = 28, steps: int = 4) -> None:
+    def __init__(
+        self, layers: nn.Sequential, side: int = 28, steps: int = 4, encoder: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.layers, self.side, self.steps = layers, side, steps
+        self.layers, self.side, self.steps, self.encoder = layers, side, steps, encoder
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.encoder is not None:
+            return self.layers(self.encoder(images)).mean(0)
         border = self.side - images.shape[-1]
         x = nn.functional.pad((images - MEAN) / STD, [border // 2, border - border // 2] * 2, value=-MEAN / STD)
         first, *others = self.layers
@@ -101,6 +107,38 @@ class Classifier(nn.Module):
         for layer in others:
             x = layer(x)
         return x.mean(0)
+
+
+class Pixels(nn.Module):
+    """The image as it is, every step: what layers of excitation and inhibition ask for, whose inputs are >= 0."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.expand(self.steps, *images.shape)
+
+    def extra_repr(self) -> str:
+        return f"steps={self.steps}"
+
+
+class Poisson(Pixels):
+    """Spikes of either sign (arXiv 2003.10399, its code): with x = 2 pixel - 1, sign(x) with the probability |x|.
+
+    In ``eval()`` the currents x themselves are given, unless it is ``on``. The gradient is that of x: straight through.
+    """
+
+    on = False
+
+    def switch(self, on: bool) -> None:
+        self.on = on
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = super().forward(2 * images - 1)
+        if not (self.training or self.on):
+            return x
+        return x + (x.sign() * (torch.rand_like(x) <= x.abs()) - x).detach()
 
 
 def classifier(name: str, lif: Neurons, steps: int = 4, **sizes) -> Classifier:
@@ -114,7 +152,11 @@ def lif_layers(model: nn.Module) -> list[tgo.LIF]:
 
 
 def with_noise(model: nn.Module, noise_std: float) -> nn.Module:
-    """The model itself, its neurons from now on this noisy: the control of one that was trained with that noise."""
-    for layer in lif_layers(model):
-        layer.neuron = replace(layer.neuron, noise_std=noise_std)
+    """The model itself, its neurons from now on this noisy: the control of one that was trained with that noise.
+
+    What has learned its noise keeps it.
+    """
+    for layer in model.modules():
+        if isinstance(layer, tgo.Layer) and not layer._learn_noise:
+            layer.neuron = replace(layer.neuron, noise_std=noise_std)
     return model

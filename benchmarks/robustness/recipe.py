@@ -6,9 +6,22 @@ from dataclasses import dataclass
 import torch
 
 import tgo_kernels as tgo
-from benchmarks.robustness.models import NETWORKS, Classifier, classifier
+from benchmarks.robustness.models import NETWORKS, Classifier, Pixels, Poisson, classifier
+from benchmarks.robustness.neurons import NEURONS, exchanged
 
-METHODS = ("BPTT", "AT", "RAT")
+METHODS = ("BPTT", "AT", "RAT", "TRADES")
+POWERS = {1: "hinge", 2: "squared"}
+CHOICES = {
+    "network": NETWORKS,
+    "method": METHODS,
+    "attack": ("pgd", "fgsm"),
+    "optimizer": ("sgd", "adamw"),
+    "guard_side": ("both", "below"),
+    "guard_power": POWERS,
+    "neurons": ("LIF", *NEURONS),
+    "input": ("current", "Poisson"),
+    "norm": ("batch", "inhibition"),
+}
 
 
 @dataclass(frozen=True)
@@ -16,8 +29,14 @@ class Recipe:
     """One training run.
 
     BPTT trains on the images; AT (adversarial training) on images attacked with ``attack`` within ``eps``; RAT,
-    besides, pulls the weights towards orthogonal rows after every update, ``W <- (1 + b) W - b W W^T W``. ``guard``
-    adds the membrane-distance penalty and ``noise`` the noisy neurons: both together are TGO.
+    besides, pulls the weights towards orthogonal rows after every update, ``W <- (1 + b) W - b W W^T W``; TRADES (arXiv
+    1901.08573) on the images, and on the divergence of an attacked image's answer from the image's, ``beta`` times.
+    ``guard`` adds the membrane-distance penalty, on both sides of the threshold or below it alone, to the power of 1 or
+    2, and ``noise`` the noisy neurons: both together are TGO.
+
+    ``neurons`` are LIF, or one of :data:`NEURONS`; ``input`` is the image's current in every step, or "Poisson" spikes;
+    ``norm`` is "batch", or "inhibition" in its place; ``scrambled`` weighs the mean spike rate on images whose pixels
+    are shuffled among them (arXiv 2102.07389, our form).
 
     Protocol of AT and RAT, SGD with momentum and weight decay under a cosine: that of the code line which TGO compares
     with. Warming the learning rate up for the first tenth, the neuron's constants, ``noise_std``, ``guard_margin``,
@@ -48,16 +67,22 @@ class Recipe:
     noise_std: float = 0.1
     guard_margin: float = 0.5
     lambda_max: float = 3.0
+    guard_side: str = "both"
+    guard_power: int = 1
+    beta: float = 6.0
+    neurons: str = "LIF"
+    input: str = "current"
+    norm: str = "batch"
+    scrambled: float = 0.0
 
     def __post_init__(self) -> None:
-        choices = {"network": NETWORKS, "method": METHODS, "attack": ("pgd", "fgsm"), "optimizer": ("sgd", "adamw")}
-        for name, known in choices.items():
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("epochs", "batch", "steps", "attack_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "momentum", "weight_decay", "eps", "attack_alpha", "retraction"):
+        for name in ("lr", "momentum", "weight_decay", "eps", "attack_alpha", "retraction", "beta", "scrambled"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and >= 0, got {getattr(self, name)}")
 
@@ -68,19 +93,42 @@ class Recipe:
 
     @property
     def defence(self) -> str:
-        extra = {(True, True): "+TGO", (True, False): "+guard", (False, True): "+noise", (False, False): ""}
-        return self.method + extra[self.guard, self.noise]
+        """The method, and what differs from LIF on currents behind batch norms."""
+        said = {(True, True): ["TGO"], (True, False): ["guard"], (False, True): ["noise"], (False, False): []}
+        parts = [self.method, *said[self.guard, self.noise]]
+        if self.guard and (self.guard_side, self.guard_power) != ("both", 1):
+            parts[-1] += "-below" if self.guard_side == "below" else f"-{POWERS[self.guard_power]}"
+        if self.neurons != "LIF":
+            parts.append(self.neurons)
+        if self.input == "Poisson":
+            parts.append(f"Poisson-T{self.steps}-decay{self.decay:g}")
+        if self.norm != "batch":
+            parts.append(self.norm)
+        if self.scrambled:
+            parts.append("scrambled")
+        return "+".join(parts)
 
     def model(self) -> Classifier:
         """The untrained network, with the same weights for every defence."""
-        margin = self.guard_margin if self.guard else 0.0
-        options = {"noise_std": self.noise_std if self.noise else 0.0, "guard_margin": margin}
         torch.manual_seed(self.seed)
-        surrogate = tgo.ATan(self.alpha)
-        model = classifier(
-            self.network, lambda: tgo.LIF.from_decay(self.decay, self.gain, surrogate=surrogate, **options), self.steps
+        steps = 1 if self.neurons == "ANN" else self.steps
+        model = classifier(self.network, self.lif, steps)
+        if self.input == "Poisson":
+            model.encoder = Poisson(steps)
+        if self.norm == "inhibition":
+            model.layers, model.encoder = tgo.inhibited(model.layers)[0], Pixels(steps)
+        model = model.to(memory_format=torch.channels_last)
+        return model if self.neurons == "LIF" else exchanged(model, self.neurons)
+
+    def lif(self) -> tgo.LIF:
+        guard = {"guard_margin": self.guard_margin, "guard_side": self.guard_side, "guard_power": self.guard_power}
+        return tgo.LIF.from_decay(
+            self.decay,
+            self.gain,
+            surrogate=tgo.ATan(self.alpha),
+            noise_std=self.noise_std if self.noise else 0.0,
+            **guard if self.guard else {},
         )
-        return model.to(memory_format=torch.channels_last)
 
     def schedule(self) -> tgo.GuardSchedule:
         return tgo.GuardSchedule(self.lambda_max if self.guard else 0.0, total=self.epochs)

@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks.robustness import data, distributed, report
+from benchmarks.robustness import data, distributed, neurons, report
 from benchmarks.robustness.models import lif_layers
 from benchmarks.robustness.recipe import METHODS, Recipe
 from tgo_kernels.robustness import Victim, attacks
+from tgo_kernels.robustness.andness import scrambled_penalty
 
 SHIFT = 2  # pixels, of the augmentation
+BESIDE = 1e-3  # standard deviation of TRADES' start
 TIMED_BATCHES = 7
+DEFAULTS = asdict(Recipe())
 
 
 def tensors(split: data.Split) -> tuple[Tensor, Tensor]:
@@ -77,7 +80,10 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * warm_cosine((epoch * per_epoch + i + 1) / total)
                 x, y = distributed.share(x), distributed.share(y)
-                losses.append(step(net, optimizer, x if attack is None else attack(x, y), y, weight))
+                attacked = x if attack is None else attack(x, y)
+                neurons.widened(model, optimizer.param_groups[0]["lr"], epoch)
+                losses.append(step(net, optimizer, attacked, y, weight, recipe, x))
+                neurons.bounded(model)
                 if recipe.method == "RAT":
                     retract(model, recipe.retraction)
                 bar.update()
@@ -90,34 +96,72 @@ def fit(
     return history
 
 
-def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, guard_weight: float = 0.0) -> float:
-    """One update; returns the loss."""
-    loss = F.cross_entropy(net(x), y)
+def step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    guard_weight: float = 0.0,
+    recipe: Recipe | None = None,
+    clean: Tensor | None = None,
+) -> float:
+    """One update on x, which were ``clean`` before they were attacked; returns the loss."""
+    logits = net(x)
+    if recipe is not None and recipe.method == "TRADES":
+        assert clean is not None
+        attacked, logits = logits, net(clean)
+        loss = F.cross_entropy(logits, y) + recipe.beta * divergence(attacked, logits.softmax(1)).mean()
+    else:
+        loss = F.cross_entropy(logits, y)
     if guard_weight > 0:
         loss = loss + guard_weight * tgo.guard_penalty(net)
+    if recipe is not None and recipe.scrambled:
+        loss = loss + recipe.scrambled * scrambled_penalty(net, x)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.item()
 
 
+def divergence(logits: Tensor, answer: Tensor) -> Tensor:
+    """[B]: of the softmax of these logits from this answer, KL(answer || softmax)."""
+    return F.kl_div(logits.log_softmax(1), answer, reduction="none").sum(1)
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    shared = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), **shared)
-    return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, **shared)
+    widths = set(neurons.sigmas(model))  # which the paper's weight decay leaves alone
+    groups = [
+        {"params": [p for p in model.parameters() if p not in widths], "weight_decay": recipe.weight_decay},
+        *([{"params": list(widths), "weight_decay": 0.0}] if widths else []),
+    ]
+    kind, options = (
+        (torch.optim.AdamW, {}) if recipe.optimizer == "adamw" else (torch.optim.SGD, {"momentum": recipe.momentum})
+    )
+    optimizer = kind(groups, lr=recipe.lr, **options)
+    if recipe.norm == "inhibition":
+        tgo.keep_nonnegative(optimizer, model)
+    return optimizer
 
 
 def adversary(model: nn.Module, recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The attack of adversarial training, against the model in evaluation mode: noise off, batch statistics fixed."""
+    """The attack of adversarial training, against the model in evaluation mode: noise off, batch statistics fixed.
+
+    That of TRADES starts beside the image, and is for the divergence from the image's answer.
+    """
     if recipe.method == "BPTT":
         return None
-    pgd = attacks.pgd(recipe.eps, recipe.attack_alpha, recipe.attack_steps)
-    victim, attack = Victim(model), attacks.fgsm(recipe.eps) if recipe.attack == "fgsm" else pgd
+    settings = recipe.eps, recipe.attack_alpha, recipe.attack_steps
+    victim = Victim(model)
+    plain = attacks.fgsm(recipe.eps) if recipe.attack == "fgsm" else attacks.pgd(*settings)
 
     def attacked(images: Tensor, labels: Tensor) -> Tensor:
         with victim.evaluating(False):
-            return attack(victim, images, labels)
+            if recipe.method != "TRADES":
+                return plain(victim, images, labels)
+            with torch.no_grad():
+                answer = victim(images).softmax(1)
+            away = attacks.pgd(*settings, loss=lambda logits, _: divergence(logits, answer))
+            return away(victim, images, labels, start=(images + BESIDE * torch.randn_like(images)).clamp(0, 1))
 
     return attacked
 
@@ -171,7 +215,7 @@ def resume(
     if not path.exists():
         return []
     state = torch.load(path)
-    was = state["recipe"]
+    was = DEFAULTS | state["recipe"]  # a setting that it does not know had its default
     if other := [key for key in was | identity if was.get(key) != identity.get(key)]:
         said = ", ".join(f"{key} {was.get(key)!r}, now {identity.get(key)!r}" for key in other)
         raise ValueError(f"{path} is of another training ({said}): move it away, or choose another --out")
@@ -242,6 +286,9 @@ def run(recipe: Recipe, dataset: data.Dataset, out: Path) -> nn.Module:
     """The trained model of a recipe; trains what ``out`` does not hold yet, and writes the record."""
     model, checkpoint = recipe.model(), out / f"{recipe.name}.pt"
     out.mkdir(parents=True, exist_ok=True)
+    if recipe.neurons == "HoSNN" and not checkpoint.exists():
+        plain = run(replace(recipe, method="BPTT", guard=False, noise=False, neurons="LIF"), dataset, out)
+        neurons.record_signature(model, plain, tensors(dataset.train)[0])
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
     history = fit(model, dataset.train, recipe, checkpoint)
     written = checkpoint.with_suffix(".json")
