@@ -6,7 +6,7 @@
 # make wheel            builds a wheel with the CUDA kernels, and runs it with another torch (OTHER_TORCH=...: gigabytes)
 # make bench  speed, memory and error against the same neuron composed in torch, ratios beside their goals, the pictures
 # make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
-# make robustness-full  the same on all of Fashion-MNIST with three seeds (hours, goes on where it was stopped)
+# make robustness-full  every defence on all of Fashion-MNIST, and the leaderboard (days, goes on where it was stopped)
 # make family  every neuron's time beside plain LIF's, and the README's table of neurons (minutes)
 # make bench-networks  training steps of whole networks: memory that is held, peak memory, and time (an hour)
 # make bench-largest   the largest batch of these networks within 8 GiB, by engine (hours)
@@ -58,6 +58,8 @@ robustness: $(VENV)/built
 
 robustness-full: $(VENV)/built
 	$(BIN)/python -m benchmarks.robustness.study full
+	$(BIN)/python -m benchmarks.robustness.diagnose
+	$(BIN)/python -m benchmarks.robustness.leaderboard
 
 test: lint test-cpu test-triton
 

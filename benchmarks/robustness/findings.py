@@ -1,8 +1,9 @@
-"""What a study found: its table, the checklist against masked gradients, and the answers to the paper's claims."""
+"""What a study found: its tables, the checklist against masked gradients, and the answers to the papers' claims."""
 
 import csv
 import statistics
 from pathlib import Path
+from typing import Any
 
 from benchmarks.robustness.recipe import Recipe
 from tgo_kernels.robustness import ANSWERS, Outcome
@@ -11,9 +12,22 @@ from tgo_kernels.robustness.diagnostics import Diagnosis
 from tgo_kernels.robustness.outcome import markdown
 
 Row = tuple[str, bool]  # defence, noise in test
-Outcomes = dict[Row, dict[int, Outcome]]  # then by seed
-MAIN = ("clean", "FGSM", "PGD7", "PGD40", "APGD", "SA-PGD + ASSG", "worst")
-GAINS = ("FGSM", "PGD40", "APGD", "SA-PGD + ASSG", "worst")
+Outcomes = dict[Row, dict[int, Outcome]]  # then by seed, all of the same images
+MAIN = ("clean", "FGSM", "PGD7", "PGD40", "worst")
+GAINS = ("FGSM", "PGD40", "worst")
+SHORT = ("BPTT", "BPTT+TGO", "AT", "AT+TGO")  # what the README shows
+METHODS = ("BPTT", "AT", "RAT")
+EXTRAS = ("guard", "noise", "TGO")
+# What else of a method a defence is compared with, where it is not the method alone.
+ALIKE = {
+    "TGO": ("", "noise", "guard"),
+    "TGO-below": ("TGO",),
+    "TGO-squared": ("TGO",),
+    "L2P-channel": ("", "noise"),
+    "L2P-neuron": ("", "noise"),
+    "Poisson-T8-decay0.5": ("Poisson-T4-decay0.5",),
+    "Poisson-T4-decay0.9": ("Poisson-T4-decay0.5",),
+}
 HOSNN = {"LIF": 0.3090, "HoSNN": 0.7491}  # Fashion-MNIST, PGD7 at 8/255 (arXiv 2308.10373)
 
 
@@ -23,61 +37,77 @@ def spread(values: list[float], digits: int = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.{digits}f}"
 
 
+def row_of(defence: str, trial: str, noise: bool) -> Row:
+    return (defence if trial in ("off", "on") else f"{defence}, {trial}"), noise
+
+
 def name_of(row: Row) -> str:
     defence, noise = row
     return defence + (", noise in test" if noise else "")
 
 
-def on_the_same(outcomes: Outcomes) -> Outcomes:
-    """Every row on those first images that all have."""
-    count = min(len(outcome) for seeds in outcomes.values() for outcome in seeds.values())
-    return {row: {seed: outcome.first(count) for seed, outcome in seeds.items()} for row, seeds in outcomes.items()}
+def of_tgo(row: Row) -> bool:
+    """Whether it is one of the paper's own: a method, with the guard, the noise, both or none."""
+    method, _, extra = row[0].partition("+")
+    return method in METHODS and extra in ("", *EXTRAS)
+
+
+def shares(seeds: dict[int, Outcome], name: str) -> list[float]:
+    return [outcome.shares[name] for outcome in seeds.values() if name in outcome.shares]
 
 
 def results(outcomes: Outcomes, names: tuple[str, ...]) -> list[str]:
     cells = [["defence", "noise in test", "seeds", *names]]
     for (defence, noise), seeds in outcomes.items():
-        shares = [outcome.shares for outcome in seeds.values()]
-        row = [
-            spread([s[name] for s in shares if name in s]) if any(name in s for s in shares) else "" for name in names
-        ]
+        row = [spread(found) if (found := shares(seeds, name)) else "" for name in names]
         cells.append([defence, "on" if noise else "off", str(len(seeds)), *row])
     return markdown(cells, left=2)
 
 
 def checklist(outcomes: Outcomes) -> list[str]:
-    """How many of a defence's models pass each check, of those that any model has the attacks for."""
-    cells = [["check", *(f"{d}{', noise' if noise else ''}" for d, noise in outcomes)]]
-    for name, check in (CHECKS | WITH_NOISE).items():
-        row = [name]
-        for (_, noise), seeds in outcomes.items():
+    """How many of a defence's models fail each check, of those that any model has the attacks for."""
+    checks = CHECKS | WITH_NOISE
+    cells = [["defence", "noise in test", "passed", "failed"]]
+    for (defence, noise), seeds in outcomes.items():
+        passed, failed = 0, []
+        for name, check in checks.items():
             asked = list(seeds.values()) if noise or name in CHECKS else []
-            found = [passes(check, outcome, noise) for outcome in asked]
-            known = [passed for passed in found if passed is not None]
-            row.append("" if not known else "pass" if all(known) else f"FAIL {known.count(False)}/{len(known)}")
-        if any(row[1:]):
-            cells.append(row)
-    return markdown(cells, left=1)
+            found = [said for outcome in asked if (said := passes(check, outcome, noise)) is not None]
+            passed += bool(found) and all(found)
+            if not all(found):
+                failed.append(name + (f" ({found.count(False)}/{len(found)})" if len(found) > 1 else ""))
+        cells.append([defence, "on" if noise else "off", str(passed), "; ".join(failed)])
+    return markdown(cells, left=2)
 
 
 def gain(outcomes: Outcomes, row: Row, control: Row, attack: str) -> list[float]:
-    """What ``row`` withstands more than ``control`` under this attack, seed by seed, on the images that both have."""
+    """What ``row`` withstands more than ``control`` under this attack, seed by seed."""
     after, before = outcomes.get(row, {}), outcomes.get(control, {})
     seeds = sorted(after.keys() & before.keys())
-    pairs = [on_the_same({row: {s: after[s]}, control: {s: before[s]}}) for s in seeds]
-    return [pair[row][s].shares[attack] - pair[control][s].shares[attack] for s, pair in zip(seeds, pairs, strict=True)]
+    return [after[s].shares[attack] - before[s].shares[attack] for s in seeds]
 
 
 def controls(outcomes: Outcomes) -> list[tuple[Row, Row]]:
-    """Each row of TGO, and each with noise in test, beside the row that differs from it in that one thing."""
-    pairs = [((d, n), (d.removesuffix("+TGO"), n)) for d, n in outcomes if d.endswith("+TGO")]
-    pairs += [((d, True), (d, False)) for d, n in outcomes if n]
-    return sorted((pair for pair in pairs if pair[1] in outcomes), key=lambda pair: list(outcomes).index(pair[0]))
+    """Each row beside those that differ from it in one thing: the last part of its defence, or the noise in test."""
+    pairs = []
+    for defence, noise in outcomes:
+        base, _, trial = defence.rpartition(", ")
+        method, _, last = defence.rpartition("+")
+        if trial and base:
+            pairs.append(((defence, noise), (base, noise)))
+        elif method:
+            others = (f"{method}+{other}" if other else method for other in ALIKE.get(last, ("",)))
+            pairs += [((defence, noise), (other, noise)) for other in others]
+        pairs += [((defence, True), (defence, False))] if noise else []
+    return [pair for pair in pairs if pair[1] in outcomes]
 
 
-def gains(outcomes: Outcomes) -> list[str]:
+def gains(outcomes: Outcomes, of: Outcomes | None = None) -> list[str]:
+    """Of all rows, or of these."""
     cells = [["gain of", "over", *GAINS]]
     for row, control in controls(outcomes):
+        if of is not None and row not in of:
+            continue
         found = [gain(outcomes, row, control, attack) for attack in GAINS]
         if all(found):
             cells.append([name_of(row), name_of(control), *map(spread, found)])
@@ -85,7 +115,7 @@ def gains(outcomes: Outcomes) -> list[str]:
 
 
 def answers(outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> list[str]:
-    """The paper's claims, each beside what was measured."""
+    """The papers' claims, each beside what was measured."""
     lines = []
     if "BPTT" in diagnoses and "BPTT+TGO" in diagnoses:
         before, after = (
@@ -99,7 +129,7 @@ def answers(outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> list[s
         for noise in (False, True):
             row, control = (f"{defence}+TGO", noise), (defence, noise)
             if found := gain(outcomes, row, control, attack):
-                verdict = "Yes" if 100 * statistics.mean(found) >= points else "No"
+                verdict = "Yes" if round(100 * statistics.mean(found), 3) >= points else "No"
                 worst = spread(gain(outcomes, row, control, "worst"))
                 alone = spread(gain(outcomes, control, (defence, False), "worst"))
                 lines.append(
@@ -107,21 +137,38 @@ def answers(outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> list[s
                     f"{'on' if noise else 'off'} in test? {verdict}: {spread(found)} points over {name_of(control)}, "
                     f"{worst} in the worst case{f', where noise in test alone gains {alone}' if noise else ''}."
                 )
-    at = {row: [outcome.shares["PGD7"] for outcome in seeds.values()] for row, seeds in outcomes.items()}
-    said = ", ".join(f"{defence} {spread(shares)}" for (defence, noise), shares in at.items() if not noise)
+    at = {
+        defence: spread(shares(seeds, "PGD7"))
+        for (defence, noise), seeds in outcomes.items()
+        if not noise and (defence in SHORT or "HoSNN" in defence)
+    }
     lines.append(
-        f"- PGD7 at 8/255 on Fashion-MNIST, noise off: {said}; published: LIF {100 * HOSNN['LIF']:.2f}, HoSNN "
-        f"{100 * HOSNN['HoSNN']:.2f} (trained with FGSM 2/255, another network)."
+        f"- PGD7 at 8/255 on Fashion-MNIST, noise off: {', '.join(f'{name} {share}' for name, share in at.items())}; "
+        f"published: LIF {100 * HOSNN['LIF']:.2f}, HoSNN {100 * HOSNN['HoSNN']:.2f} (trained with FGSM 2/255, another "
+        "network)."
     )
     return lines
 
 
+def idle(outcomes: Outcomes) -> list[str]:
+    """By attack: in how many evaluations it was, what it found alone in all of them, and its cost."""
+    cells = [["attack", "evaluations", "images it alone got wrong", "seconds, median"]]
+    names = dict.fromkeys(name for seeds in outcomes.values() for o in seeds.values() for name in o.alone)
+    for name in names:
+        mine = [o for seeds in outcomes.values() for o in seeds.values() if name in o.alone]
+        alone, spent = sum(o.alone[name] for o in mine), [o.spent[name] for o in mine if name in o.spent]
+        if name != "clean":
+            cells.append([name, str(len(mine)), str(alone), f"{statistics.median(spent):.1f}" if spent else ""])
+    return markdown(cells, left=1)
+
+
 def report(
-    recipe: Recipe, outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]], images: int, effort: dict[str, int]
+    recipe: Recipe, outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]], images: int, effort: dict[str, Any]
 ) -> str:
-    counts = [len(outcome) for seeds in outcomes.values() for outcome in seeds.values()]
-    tested, noisy = max(counts), min(counts)
-    same = on_the_same(outcomes)
+    tested = len(next(iter(next(iter(outcomes.values())).values())))
+    short = {row: seeds for row, seeds in outcomes.items() if row[0] in SHORT}
+    tgo = {row: seeds for row, seeds in outcomes.items() if of_tgo(row)}
+    rest = {row: seeds for row, seeds in outcomes.items() if not of_tgo(row)}
     names = list(dict.fromkeys(k for seeds in outcomes.values() for o in seeds.values() for k in o.stood))
     others = tuple(name for name in names if name not in MAIN)
     gradients = [["defence", "gradient sparsity", "L1 of the gradient", "Jacobian", "threshold neighbours by layer"]]
@@ -132,45 +179,52 @@ def report(
         near = ", ".join(f"{statistics.mean(layer):.1%}" for layer in layers)
         gradients.append([defence, f"{share:.1%}", *(f"{size:.3g}" for size in sizes), near])
     said = ", ".join(f"{key} {value}" for key, value in effort.items())
-    answered = {o.about.get("answers", ANSWERS) for (_, on), seeds in outcomes.items() if on for o in seeds.values()}
-    draws = " or ".join(map(str, sorted(answered or {ANSWERS})))
     parts = [
         f"# Robustness: {recipe.network}, {recipe.data} data",
         "",
-        f"Accuracy in per cent, mean and standard deviation over seeds, on {tested} test images (standard error of one "
-        f"model up to {50 / tested**0.5:.1f}), noise off; eps 8/255. "
-        f"Worst: images right under every attack at that eps. Trained on {images} images for {recipe.epochs} "
-        f"epochs, T={recipe.steps}; noise_std {recipe.noise_std:g}, guard_margin {recipe.guard_margin:g}, lambda_max "
-        f"{recipe.lambda_max:g}, ATan({recipe.alpha:g}). {said}.",
+        f"Accuracy in per cent, mean and standard deviation over seeds, of the same {tested} test images in every row "
+        f"(standard error of one model up to {50 / tested**0.5:.1f}); eps 8/255. Worst: images right under every "
+        f"attack at that eps. With noise in test a model answers by the mean of {ANSWERS} draws, and strong attacks "
+        f"follow that of several; what was trained without noise has it, of noise_std {recipe.noise_std:g}, in test "
+        f"alone. Trained on {images} images for {recipe.epochs} epochs, T={recipe.steps}; guard_margin "
+        f"{recipe.guard_margin:g}, lambda_max {recipe.lambda_max:g}, ATan({recipe.alpha:g}). {said}.",
         "",
-        *results({row: seeds for row, seeds in outcomes.items() if not row[1]}, MAIN),
+        *results(short, MAIN),
         "",
-        "## Noise in test, and its controls",
+        "## Gains",
         "",
-        f"All on the first {noisy} of these images (standard error up to {50 / noisy**0.5:.1f}). With noise a model "
-        f"answers by the mean of {draws} draws, and strong attacks follow that of several. BPTT, AT and RAT are "
-        f"trained without noise: theirs, of the same noise_std, is on in test alone.",
+        "Points over what differs in one thing alone, on the same images:",
         "",
-        *results(same, MAIN),
+        *gains(short),
         "",
-        "Points gained over what differs in one thing alone:",
+        "## Guard, noise, and both",
         "",
-        *gains(same),
+        *results(tgo, MAIN),
+        "",
+        *gains(tgo),
+        "",
+        "## Other defences",
+        "",
+        *(results(rest, MAIN) if rest else ["None yet."]),
+        "",
+        *(gains(outcomes, rest) if rest else []),
         "",
         "## The other attacks",
         "",
-        f"On the first {noisy} images.",
+        *results(outcomes, others),
         "",
-        *results(same, others),
+        "## What each attack found",
+        "",
+        *idle(outcomes),
         "",
         "## Are gradients masked?",
         "",
-        f"What must hold where they are not, within {100 * SLACK:g} point of accuracy, {100 * slack(True, noisy):.1f} "
+        f"What must hold where they are not, within {100 * SLACK:g} point of accuracy, {100 * slack(True, tested):.1f} "
         f"with noise in test; stronger attacks may find {100 * MORE:g} more.",
         "",
         *checklist(outcomes),
         "",
-        "## The paper's claims",
+        "## The papers' claims",
         "",
         *answers(outcomes, diagnoses),
         "",
@@ -185,13 +239,10 @@ def report(
 
 
 def write_csv(path: Path, outcomes: Outcomes) -> None:
-    """On all images of a row, and on those that all rows have."""
-    same = on_the_same(outcomes)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["defence", "noise_in_test", "seed", "images", "attack", "accuracy"])
         for (defence, noise), seeds in outcomes.items():
             for seed, outcome in sorted(seeds.items()):
-                for count in sorted({len(same[defence, noise][seed]), len(outcome)}):
-                    for attack, share in outcome.first(count).shares.items():
-                        writer.writerow([defence, noise, seed, count, attack, f"{share:.4f}"])
+                for attack, share in outcome.shares.items():
+                    writer.writerow([defence, noise, seed, len(outcome), attack, f"{share:.4f}"])

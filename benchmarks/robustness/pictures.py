@@ -7,27 +7,27 @@ import matplotlib.pyplot as plt
 
 from benchmarks.plot import GREY, finish, panel, style
 from benchmarks.robustness import distances
-from benchmarks.robustness.findings import Outcomes, name_of, on_the_same
+from benchmarks.robustness.findings import SHORT, Outcomes, name_of, shares
 from benchmarks.robustness.recipe import Recipe
 from tgo_kernels.robustness.attacks import EPS
 from tgo_kernels.robustness.diagnostics import Diagnosis
 from tgo_kernels.robustness.suite import LARGER
 
-COLOURS = {"BPTT": "#8a8f98", "AT": "#4c8dd6", "RAT": "#b06ad1"}
-SHOWN = ("clean", "FGSM", "PGD40", "SA-PGD + ASSG", "worst")
+COLOURS = {"BPTT": "#8a8f98", "AT": "#4c8dd6", "RAT": "#b06ad1", "TRADES": "#d9713c"}
 
 
-def look(defence: str, noise: bool = False) -> dict[str, object]:
-    """A method's colour, the stronger the more is added to it; hatched where noise is on in test."""
+def look(defence: str) -> dict[str, object]:
+    """A method's colour, stronger with TGO."""
     method, _, extra = defence.partition("+")
-    strength = {"": 0.35, "guard": 0.55, "noise": 0.75, "TGO": 1.0}[extra]
-    return {"color": COLOURS[method], "alpha": strength, "hatch": "//" if noise else None}
+    return {"color": COLOURS[method], "alpha": 1.0 if extra else 0.35}
 
 
 def draw(folder: Path, recipe: Recipe, outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> None:
-    same = on_the_same(outcomes)
-    accuracies(same, folder / "robustness_accuracy.png")
-    growth(same, folder / "robustness_eps.png")
+    whole = {
+        row: seeds for row, seeds in outcomes.items() if not row[0].endswith(", released")
+    }  # by four attacks alone
+    accuracies(whole, folder / "robustness_accuracy.png")
+    growth({row: seeds for row, seeds in outcomes.items() if row[0] in SHORT}, folder / "robustness_eps.png")
     if diagnoses:
         membranes(recipe, diagnoses, folder / "robustness_theory.png")
     if "BPTT" in diagnoses and "BPTT+TGO" in diagnoses:
@@ -37,19 +37,43 @@ def draw(folder: Path, recipe: Recipe, outcomes: Outcomes, diagnoses: dict[str, 
 
 
 def accuracies(outcomes: Outcomes, path: Path) -> None:
+    """A line for each defence, the most robust at the top: from PGD-40, as papers report it, down to the worst case."""
+
+    def mean(row: tuple[str, bool], attack: str) -> float:
+        return 100 * statistics.mean(shares(outcomes[row], attack) or [float("nan")])
+
     images = len(next(iter(next(iter(outcomes.values())).values())))
-    axes = panel(f"Accuracy under attack, eps 8/255, the same {images} images", "", "images right (%)")
-    width = 0.85 / len(outcomes)
-    for i, ((defence, noise), seeds) in enumerate(outcomes.items()):
-        values = [[100 * o.shares[attack] for o in seeds.values() if attack in o.shares] for attack in SHOWN]
-        at = [x + (i - (len(outcomes) - 1) / 2) * width for x in range(len(SHOWN))]
-        means = [statistics.mean(v) if v else 0 for v in values]
-        errors = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
-        about = {"label": name_of((defence, noise))} | look(defence, noise)
-        axes.bar(at, means, width * 0.9, yerr=errors, ecolor=GREY, edgecolor=GREY, **about)
-    axes.set_xticks(range(len(SHOWN)), SHOWN)
-    axes.figure.set_size_inches(9, 3.8)
-    finish(axes, path)
+    ranked = sorted({defence for defence, _ in outcomes}, key=lambda d: worst_of(outcomes, d))
+    size = (9, 1.2 + 0.24 * len(ranked))
+    figure, panels = plt.subplots(1, 2, figsize=size, layout="constrained", sharex=True, sharey=True)
+    for noise, axes in zip((False, True), panels, strict=True):
+        style(axes, f"Noise in test {'on' if noise else 'off'}", f"of {images} images, eps 8/255, right (%)", "")
+        axes.set_yticks(range(len(ranked)), ranked, fontsize=8)
+        for at, defence in enumerate(ranked):
+            row = defence, noise
+            if row not in outcomes:
+                continue
+            colour = COLOURS[defence.partition("+")[0].partition(",")[0]]
+            worst, reported, clean = (mean(row, attack) for attack in ("worst", "PGD40", "clean"))
+            axes.plot([worst, reported], [at, at], color=colour, lw=1.5, alpha=0.5)
+            axes.plot([reported], [at], "o", mfc="white", color=colour, ms=5)
+            axes.plot([clean], [at], "|", color=GREY, ms=7)
+            error = [100 * statistics.stdev(v)] if len(v := shares(outcomes[row], "worst")) > 1 else None
+            axes.errorbar([worst], [at], xerr=error, fmt="o", color=colour, ms=6)
+    for marker, label in (("|", "clean"), ("o", "PGD-40")):
+        panels[1].plot([], [], marker, color=GREY, mfc="white", ls="", label=label)
+    panels[1].plot([], [], "o", color=GREY, ls="", label="worst of all attacks")
+    panels[0].set_xlim(left=0)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=GREY)
+    figure.savefig(path, dpi=150, transparent=True)
+    plt.close(figure)
+
+
+def worst_of(outcomes: Outcomes, defence: str) -> list[float]:
+    """Noise off, and on."""
+    return [
+        statistics.mean(shares(outcomes[defence, noise], "worst")) for noise in (0, 1) if (defence, noise) in outcomes
+    ]
 
 
 def growth(outcomes: Outcomes, path: Path) -> None:

@@ -1,89 +1,148 @@
-"""The study: trains plain and guarded networks, attacks them, and writes tables, checklist and figures.
+"""The study: trains networks with every defence, attacks them, and writes tables, checklist and figures.
 
     python -m benchmarks.robustness.study quick    the shipped subset, one seed, minutes
-    python -m benchmarks.robustness.study full     all of Fashion-MNIST, three seeds, hours
+    python -m benchmarks.robustness.study full     all of Fashion-MNIST, three seeds of the main rows, days
 
-Every network is attacked with noise in test off and on: one trained without noise gets it in test alone, as the control
-of one trained with it. Everything is kept after each epoch and each attack, and a study that was stopped goes on. The
-full study's models and records are part of the repository: run again, it goes through them without training. ``--only``
-does a part, for instance ``--only AT+TGO-1``; ``--report`` reports on what there is.
+Every network is attacked with noise in test off and on, on the same images: one trained without noise gets it in test
+alone, as the control of one trained with it. Everything is kept after each epoch and each attack, and a study that was
+stopped goes on. The full study's models and records are part of the repository: run again, it goes through them without
+training. ``--only`` does a part, for instance ``--only AT+TGO-1``; ``--report`` reports on what there is.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks.robustness import data, findings, pictures, train
-from benchmarks.robustness.models import with_noise
+from benchmarks.robustness import data, findings, neurons, pictures, train
+from benchmarks.robustness.models import Classifier, Poisson, with_noise
 from benchmarks.robustness.recipe import Recipe
-from tgo_kernels.robustness import EFFORTS, Effort, Outcome, Victim, diagnostics, evaluate, suite
+from tgo_kernels.robustness import EFFORTS, Effort, Outcome, Victim, attacks, channels, diagnostics, evaluate
 
 ROOT = Path(__file__).parents[2]
-DEFENCES = {
-    "BPTT": ("BPTT", False, False),
-    "BPTT+guard": ("BPTT", True, False),
-    "BPTT+noise": ("BPTT", False, True),
-    "BPTT+TGO": ("BPTT", True, True),
-    "AT": ("AT", False, False),
-    "AT+TGO": ("AT", True, True),
-    "RAT": ("RAT", False, False),
-    "RAT+TGO": ("RAT", True, True),
+EXTRAS = {
+    "": {},
+    "+guard": {"guard": True},
+    "+noise": {"noise": True},
+    "+TGO": {"guard": True, "noise": True},
 }
-DIAGNOSED = ("BPTT", "BPTT+TGO", "AT", "AT+TGO")
+MAIN: dict[str, dict[str, Any]] = {
+    method + extra: {"method": method, **changes}
+    for method in ("BPTT", "AT", "RAT")
+    for extra, changes in EXTRAS.items()
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "AT+TGO-below": {"method": "AT", **EXTRAS["+TGO"], "guard_side": "below"},
+    "AT+TGO-squared": {"method": "AT", **EXTRAS["+TGO"], "guard_power": 2},
+    "AT+HoSNN": {"method": "AT", "neurons": "HoSNN"},
+    "AT+L2P-channel": {"method": "AT", "neurons": "L2P-channel"},
+    "AT+L2P-neuron": {"method": "AT", "neurons": "L2P-neuron"},
+    "BPTT+Poisson-T4-decay0.5": {"input": "Poisson"},
+    "BPTT+Poisson-T8-decay0.5": {"input": "Poisson", "steps": 8},
+    "BPTT+Poisson-T4-decay0.9": {"input": "Poisson", "decay": 0.9},
+    "BPTT+inhibition": {"norm": "inhibition", "lr": 0.003},
+    "BPTT+prediction": {"neurons": "prediction"},
+    "BPTT+oscillation": {"neurons": "oscillation"},
+    "BPTT+scrambled": {"scrambled": 0.1},
+    "TRADES": {"method": "TRADES"},
+    "BPTT+ANN": {"neurons": "ANN"},
+    "AT+ANN": {"method": "AT", "neurons": "ANN"},
+}
+DEFENCES = MAIN | OTHERS
+POOL = 500  # the images under attack are the first of so many, the same number of each class
+RESCALED = 0.2  # by how much the channels of the most and of the least fragile are: ours, of the .1 to .3 suggested
+FRAGILE = 200  # training images that say which these are
+REPORTED = ("FGSM", "PGD7", "PGD20", "PGD40")
 
 
 @dataclass(frozen=True)
 class Study:
     recipe: Recipe
-    defences: tuple[str, ...]
-    seeds: tuple[int, ...]
+    defences: dict[str, tuple[int, ...]]  # and their seeds
     images: int  # of the test set, under attack
-    noisy: int  # of these, with noise in test, which takes ten times as long
     effort: Effort
     out: Path
     figures: Path
 
     def recipes(self) -> list[Recipe]:
         """Seed by seed, so that a study that is stopped has whole rows."""
-        made = []
-        for seed in self.seeds:
-            for name in self.defences:
-                method, guard, noise = DEFENCES[name]
-                made.append(replace(self.recipe, method=method, guard=guard, noise=noise, seed=seed))
-        return made
+        seeds = sorted({seed for mine in self.defences.values() for seed in mine})
+        return [
+            replace(self.recipe, seed=seed, **DEFENCES[name])
+            for seed in seeds
+            for name, mine in self.defences.items()
+            if seed in mine
+        ]
 
-    def outcome(self, recipe: Recipe, noise: bool) -> Path:
-        return self.out / f"{recipe.name}.{'on' if noise else 'off'}.json"
+    def record(self, recipe: Recipe, trial: str) -> Path:
+        return self.out / f"{recipe.name}.{trial}.json"
 
 
 STUDIES = {
     "quick": Study(
         Recipe(data="subset", epochs=20, batch=50),
-        tuple(name for name in DEFENCES if not name.startswith("RAT")),
-        (0,),
-        images=150,
-        noisy=50,
+        dict.fromkeys(findings.SHORT, (0,)),
+        images=50,
         effort=EFFORTS["quick"],
         out=Path("runs/robustness"),
         figures=Path("runs/robustness"),
     ),
     "full": Study(
         Recipe(data="full"),
-        ("BPTT", "BPTT+TGO", "AT", "AT+TGO", "RAT", "RAT+TGO"),
-        (0, 1, 2),
-        images=500,
-        noisy=200,
+        dict.fromkeys(MAIN, (0, 1, 2)) | dict.fromkeys(OTHERS, (0,)),
+        images=100,
         effort=Effort(),
         out=ROOT / "benchmarks" / "robustness" / "results",
         figures=ROOT / "figures",
     ),
 }
+
+
+# By name, whether there is noise in test.
+TRIALS = {"off": False, "on": True, "released": False, "swapped": False, "rescaled": False, "rescaled-opposite": False}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to attack a trained model."""
+
+    change: Callable[[Classifier], Any] = lambda model: nullcontext()  # a context in which it is attacked
+    attacks: tuple[str, ...] | None = None
+
+
+def trials(study: Study, recipe: Recipe, dataset: data.Dataset) -> dict[str, Trial]:
+    """By name: noise "off", and "on" where there are spikes, and what a defence is besides known for."""
+
+    def fragile(sign: int) -> Callable[[Classifier], AbstractContextManager]:
+        def change(model: Classifier) -> AbstractContextManager:
+            images, labels = train.tensors(dataset.limited(FRAGILE, None, seed=0).train)
+            found = channels.fragility(model, images, labels, eps=attacks.EPS)
+            return channels.rescaled(model, found, RESCALED, sign)
+
+        return change
+
+    def swapped(model: Classifier) -> AbstractContextManager:
+        neurons.swap(model)
+        return nullcontext()
+
+    found = {"off": Trial()}
+    if recipe.neurons != "ANN":
+        found["on"] = Trial()
+    if recipe.neurons == "HoSNN":
+        found["released"] = Trial(neurons.as_released, REPORTED)
+    if recipe.neurons == "oscillation":
+        found["swapped"] = Trial(swapped)
+    if recipe.defence == "BPTT" and recipe.data == "full":
+        found |= {"rescaled": Trial(fragile(1)), "rescaled-opposite": Trial(fragile(-1))}
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,65 +172,52 @@ def main(argv: list[str] | None = None) -> int:
 
 def go(study: Study, recipe: Recipe, dataset: data.Dataset) -> None:
     """Trains and attacks one model, as far as that is not done yet."""
-    model = train.run(recipe, dataset, study.out)
-    images, labels = train.tensors(dataset.limited(None, study.images, seed=0).test)
+    images, labels = attacked(study, dataset)
     twin = None if recipe.defence == "BPTT" else undefended(study, recipe, dataset)
-    for noise, count in ((False, study.images), (True, study.noisy)):
-        path = study.outcome(recipe, noise)
-        if noise:
+    for name, trial in trials(study, recipe, dataset).items():
+        model = train.run(recipe, dataset, study.out)
+        victim = Victim(model, switch=model.encoder.switch if isinstance(model.encoder, Poisson) else None)
+        if TRIALS[name] and victim.switch is None:
             with_noise(model, recipe.noise_std)
-        about = {"noise": noise, "effort": study.effort, "twin": twin, "record": path, "batch": 125}
-        evaluate(model, images[:count], labels[:count], **about)
+        about = {"noise": TRIALS[name], "effort": study.effort, "twin": twin, "attacks": trial.attacks}
+        with trial.change(model):
+            evaluate(victim, images, labels, record=study.record(recipe, name), batch=125, **about)
+
+
+def attacked(study: Study, dataset: data.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = train.tensors(dataset.limited(None, min(POOL, len(dataset.test.labels)), seed=0).test)
+    return images[: study.images], labels[: study.images]
 
 
 def undefended(study: Study, recipe: Recipe, dataset: data.Dataset) -> nn.Module:
-    plain = replace(recipe, method="BPTT", guard=False, noise=False)
-    return train.run(plain, dataset, study.out)
-
-
-def former(outcome: Outcome) -> bool:
-    """Whether it is a record of the suite without search, margin and many draws, whose attacks the present one has."""
-    return "eps" not in outcome.about
-
-
-def through(study: Study, recipe: Recipe, noise: bool, outcome: Outcome) -> bool:
-    """Whether the record has all attacks."""
-    victim = Victim(with_noise(recipe.model(), recipe.noise_std) if noise else recipe.model())
-    twins = None if recipe.defence == "BPTT" else [victim]
-    stages = suite(victim, study.effort, noise, twins)
-    needed = {name for name, stage in stages.items() if stage.on == "all" or not former(outcome)}
-    return needed <= outcome.stood.keys()
+    return train.run(replace(study.recipe, seed=recipe.seed), dataset, study.out)
 
 
 def write(study: Study, dataset: data.Dataset) -> str:
     """Tables, checklist and figures of all models that are there; returns what a reader wants first."""
-    outcomes: dict[tuple[str, bool], dict[int, Outcome]] = {}
-    effort, ages = asdict(study.effort), set()
+    outcomes: findings.Outcomes = {}
     for recipe in study.recipes():
-        for noise in (False, True):
-            path = study.outcome(recipe, noise)
-            outcome = Outcome.read(path)
-            if through(study, recipe, noise, outcome):
-                ages.add(former(outcome))
-                mine = {name: value for name, value in effort.items() if name in outcome.about or not former(outcome)}
-                if not outcome.about.items() >= mine.items():
-                    raise ValueError(f"{path} is of another effort: move it away")
-                outcomes.setdefault((recipe.defence, noise), {})[recipe.seed] = outcome
+        for name in trials(study, recipe, dataset):
+            path = study.record(recipe, name)
+            if not (outcome := Outcome.read(path)).through:
+                continue
+            if not outcome.about.items() >= asdict(study.effort).items() or len(outcome) != study.images:
+                raise ValueError(f"{path} is of another effort, or of other images: move it away")
+            row = findings.row_of(recipe.defence, name, TRIALS[name])
+            outcomes.setdefault(row, {})[recipe.seed] = outcome
     if not outcomes:
         raise ValueError(f"nothing to report on in {study.out}: run the study first")
-    if len(ages) > 1:
-        raise ValueError(f"{study.out} has records of the former suite beside others: move them away")
-    images, labels = train.tensors(dataset.limited(None, study.images, seed=0).test)
-    diagnoses = {}
+    images, labels = attacked(study, dataset)
+    diagnoses: dict[str, list[diagnostics.Diagnosis]] = {}
     for recipe in study.recipes():
-        if recipe.defence in DIAGNOSED and recipe.seed in outcomes.get((recipe.defence, False), {}):
+        if recipe.defence in findings.SHORT and recipe.seed in outcomes.get((recipe.defence, False), {}):
             if not (study.out / f"{recipe.name}.pt").exists():
                 raise ValueError(f"{study.out} has attacks on {recipe.name} and no model: move them away")
             model = train.run(recipe, dataset, study.out)
             torch.manual_seed(0)
             settings = recipe.guard_margin, recipe.noise_std
             diagnoses.setdefault(recipe.defence, []).append(diagnostics.diagnose(model, images, labels, *settings))
-    report = findings.report(study.recipe, outcomes, diagnoses, len(dataset.train.labels), mine)
+    report = findings.report(study.recipe, outcomes, diagnoses, len(dataset.train.labels), asdict(study.effort))
     study.figures.mkdir(parents=True, exist_ok=True)
     findings.write_csv(study.out / "results.csv", outcomes)
     (study.out / "report.md").write_text(report)
