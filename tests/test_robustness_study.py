@@ -31,6 +31,8 @@ def test_each_gain_is_over_what_differs_in_that_one_thing():
         ("BPTT+TGO-below", False): 3,
         ("BPTT+HoSNN", False): 1,
         ("BPTT, rescaled", False): 2,
+        ("BPTT+x3", False): 5,
+        ("BPTT+TGO+x3", False): 8,
     }
     outcomes = {row: outcome(count) for row, count in right.items()}
     said = [[cell.strip() for cell in line.split("|")[1:-1]] for line in findings.gains(outcomes)[2:]]
@@ -44,6 +46,9 @@ def test_each_gain_is_over_what_differs_in_that_one_thing():
         ("BPTT+TGO-below", "BPTT+TGO"): {"-10.0"},
         ("BPTT+HoSNN", "BPTT"): {"-10.0"},
         ("BPTT, rescaled", "BPTT"): {"0.0"},
+        ("BPTT+x3", "BPTT"): {"30.0"},
+        ("BPTT+TGO+x3", "BPTT+TGO"): {"40.0"},
+        ("BPTT+TGO+x3", "BPTT+x3"): {"30.0"},
     }
     off, on, _ = findings.answers(outcomes, {})
     assert "Yes: 20.0 points over BPTT, 20.0 in the worst case." in off

@@ -28,6 +28,7 @@ ALIKE = {
     "Poisson-T8-decay0.5": ("Poisson-T4-decay0.5",),
     "Poisson-T4-decay0.9": ("Poisson-T4-decay0.5",),
 }
+LONGER = {"BPTT+TGO+x3": "BPTT+x3", "AT+TGO+x3": "AT+x3"}
 HOSNN = {"LIF": 0.3090, "HoSNN": 0.7491}  # Fashion-MNIST, PGD7 at 8/255 (arXiv 2308.10373)
 
 
@@ -97,7 +98,7 @@ def controls(outcomes: Outcomes) -> list[tuple[Row, Row]]:
             pairs.append(((defence, noise), (base, noise)))
         elif method:
             others = (f"{method}+{other}" if other else method for other in ALIKE.get(last, ("",)))
-            pairs += [((defence, noise), (other, noise)) for other in others]
+            pairs += [((defence, noise), (other, noise)) for other in (*others, LONGER.get(defence, ""))]
         pairs += [((defence, True), (defence, False))] if noise else []
     return [pair for pair in pairs if pair[1] in outcomes]
 

@@ -90,8 +90,9 @@ def ours() -> list[Entry]:
 
 def source(name: str) -> str:
     """Of each part of a row's name."""
-    parts = [part.strip().removesuffix("-opposite").split("-T4")[0] for part in name.replace(",", "+").split("+")]
-    return "; ".join(text for part in parts if (text := SOURCES.get(part.split("-T8")[0], "")))
+    parts = [part.strip() for part in name.removeprefix("VGG11-").replace(",", "+").split("+")]
+    known = (part if part in SOURCES else part.split("-")[0] for part in parts)  # Poisson-T4, rescaled-opposite
+    return "; ".join(text for part in known if (text := SOURCES.get(part, "")))
 
 
 def given(folder: Path = GIVEN) -> list[Entry]:
@@ -154,12 +155,24 @@ def page(entries: list[Entry]) -> str:
             "",
             *table,
             "",
-            "All are the same network of three convolutions, T = 4 unless said, but for those that others gave. "
-            "`swapped`: attacked along the gradient of another oscillation. Records, settings and weights: "
-            "`benchmarks/robustness/results/`, `benchmarks/robustness/submissions/`.",
+            "All are the same network of three convolutions, T = 4 unless said, but VGG-11 with an eighth of its "
+            "channels and those that others gave; `x3`: trained three times as long; `swapped`: attacked along the "
+            "gradient of another oscillation. Records, settings and weights: `benchmarks/robustness/results/`, "
+            "`benchmarks/robustness/submissions/`.",
+            *missing(),
             "",
         ]
     )
+
+
+def missing() -> list[str]:
+    """The study's rows of which no record is through."""
+    there = {
+        (recipe.defence, recipe.seed) for recipe in FULL.recipes() if Outcome.read(FULL.record(recipe, "off")).through
+    }
+    left = [recipe.name for recipe in FULL.recipes() if (recipe.defence, recipe.seed) not in there]
+    said = f"Not trained or not attacked yet, each a part of `make robustness-full`: {', '.join(left)}."
+    return ["", said] if left else []
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -53,7 +53,7 @@ def accuracies(outcomes: Outcomes, path: Path) -> None:
             row = defence, noise
             if row not in outcomes:
                 continue
-            colour = COLOURS[defence.partition("+")[0].partition(",")[0]]
+            colour = COLOURS[defence.removeprefix("VGG11-").partition("+")[0].partition(",")[0]]
             worst, reported, clean = (mean(row, attack) for attack in ("worst", "PGD40", "clean"))
             axes.plot([worst, reported], [at, at], color=colour, lw=1.5, alpha=0.5)
             axes.plot([reported], [at], "o", mfc="white", color=colour, ms=5)

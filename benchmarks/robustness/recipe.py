@@ -74,12 +74,14 @@ class Recipe:
     input: str = "current"
     norm: str = "batch"
     scrambled: float = 0.0
+    width: float = 1.0  # of VGG-11 and its layers
+    longer: int = 1  # times the epochs
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name in ("epochs", "batch", "steps", "attack_steps"):
+        for name in ("epochs", "batch", "steps", "attack_steps", "longer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "momentum", "weight_decay", "eps", "attack_alpha", "retraction", "beta", "scrambled"):
@@ -95,7 +97,7 @@ class Recipe:
     def defence(self) -> str:
         """The method, and what differs from LIF on currents behind batch norms."""
         said = {(True, True): ["TGO"], (True, False): ["guard"], (False, True): ["noise"], (False, False): []}
-        parts = [self.method, *said[self.guard, self.noise]]
+        parts = [self.network_said + self.method, *said[self.guard, self.noise]]
         if self.guard and (self.guard_side, self.guard_power) != ("both", 1):
             parts[-1] += "-below" if self.guard_side == "below" else f"-{POWERS[self.guard_power]}"
         if self.neurons != "LIF":
@@ -106,13 +108,20 @@ class Recipe:
             parts.append(self.norm)
         if self.scrambled:
             parts.append("scrambled")
+        if self.longer > 1:
+            parts.append(f"x{self.longer}")
         return "+".join(parts)
+
+    @property
+    def network_said(self) -> str:
+        return "" if self.network == "conv" else f"{self.network.upper()}-"
 
     def model(self) -> Classifier:
         """The untrained network, with the same weights for every defence."""
         torch.manual_seed(self.seed)
         steps = 1 if self.neurons == "ANN" else self.steps
-        model = classifier(self.network, self.lif, steps)
+        sizes = {"width": self.width} if self.network == "vgg11" else {}
+        model = classifier(self.network, self.lif, steps, **sizes)
         if self.input == "Poisson":
             model.encoder = Poisson(steps)
         if self.norm == "inhibition":
@@ -131,4 +140,4 @@ class Recipe:
         )
 
     def schedule(self) -> tgo.GuardSchedule:
-        return tgo.GuardSchedule(self.lambda_max if self.guard else 0.0, total=self.epochs)
+        return tgo.GuardSchedule(self.lambda_max if self.guard else 0.0, total=self.epochs * self.longer)

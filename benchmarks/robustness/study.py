@@ -55,6 +55,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "TRADES": {"method": "TRADES"},
     "BPTT+ANN": {"neurons": "ANN"},
     "AT+ANN": {"method": "AT", "neurons": "ANN"},
+    **{f"VGG11-{name}": {**MAIN[name], "network": "vgg11", "width": 0.125} for name in ("AT", "AT+TGO", "RAT+TGO")},
+    **{f"{name}+x3": {**MAIN[name], "longer": 3} for name in ("BPTT", "BPTT+TGO", "AT", "AT+TGO")},
 }
 DEFENCES = MAIN | OTHERS
 POOL = 500  # the images under attack are the first of so many, the same number of each class

@@ -69,11 +69,12 @@ def fit(
     history = [] if checkpoint is None else resume(checkpoint, about, model, optimizer, random)
     attack, schedule = adversary(model, recipe), recipe.schedule()
     per_epoch = batches_per_epoch(len(images), recipe.batch)
-    total = recipe.epochs * per_epoch
+    epochs = recipe.epochs * recipe.longer
+    total = epochs * per_epoch
     hidden = True if distributed.rank() else None
     done = len(history)
     with tqdm(total=total, initial=done * per_epoch, desc=recipe.name, unit="batch", disable=hidden) as bar:
-        for epoch in range(done, recipe.epochs):
+        for epoch in range(done, epochs):
             start, losses, weight = time.perf_counter(), [], schedule.weight(epoch)
             net = distributed.wrapped(model).train()  # anew, since its sums depend on what it has seen
             for i, (x, y) in enumerate(batches(images, labels, recipe.batch, random)):
@@ -198,7 +199,7 @@ def save(
     if distributed.rank():
         return
     state = {"recipe": identity, "history": history, "model": model.state_dict()}
-    if len(history) < identity["epochs"]:  # a finished model is small
+    if len(history) < identity["epochs"] * identity["longer"]:  # a finished model is small
         state |= {"optimizer": optimizer.state_dict(), "order": random.get_state(), "noise": noise}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
