@@ -13,7 +13,7 @@ from victims import LITTLE, Scale, grey, images, network
 from tgo_kernels.robustness import EFFORTS, Effort, Outcome, Victim, accuracy, attacks, evaluate, evaluation, victim
 from tgo_kernels.robustness.__main__ import main
 from tgo_kernels.robustness.checklist import CHECKS, WITH_NOISE, checklist
-from tgo_kernels.robustness.suite import IDLE, IDLE_WITH_NOISE, NUMBERS, QUIET, selected, suite
+from tgo_kernels.robustness.suite import IDLE, IDLE_OF_LAYERS, IDLE_WITH_NOISE, NUMBERS, QUIET, selected, suite
 
 SOME = ("FGSM", "PGD20", "SA-PGD + ASSG", "margin, ATan(8)", "local search")
 
@@ -66,7 +66,7 @@ def test_what_found_nothing_alone_is_run_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(victim, "ANSWERS", 2)
     model, (x, y) = network(noise_std=0.1).eval(), images(4)
     everything = Effort(*[getattr(LITTLE, each.name) for each in NUMBERS], everything=True)
-    for noise, idle in ((False, set(IDLE)), (True, {*IDLE, *IDLE_WITH_NOISE, "SA-PGD + ASSG"})):
+    for noise, idle in ((False, set(IDLE)), (True, {*IDLE, *IDLE_WITH_NOISE, *IDLE_OF_LAYERS})):
         all_of_them = set(suite(Victim(model), LITTLE, noise))
         some = evaluate(model, x, y, noise=noise, effort=LITTLE)
         assert set(some.stood) == set(some.about["attacks"]) == all_of_them - idle and some.through and idle
@@ -75,8 +75,30 @@ def test_what_found_nothing_alone_is_run_where_it_is_asked_for(monkeypatch):
     wrong = (model(x).argmax(1) + 1) % 10  # nothing is left to be attacked
     assert evaluate(model, x, wrong, effort=LITTLE, attacks=["APGD", "local search"]).worst == 0
     assert EFFORTS["full"].everything and not EFFORTS["standard"].everything
-    foreign = suite(Victim(Scale(), switch=None), LITTLE, True)  # a noise without a switch has no attack without it
-    assert QUIET not in foreign and "SA-PGD + ASSG" in selected(foreign, LITTLE, True, None)
+    foreign = selected(suite(Victim(Scale()), LITTLE, True), LITTLE)  # a noise without a switch: no attack without it
+    assert QUIET not in foreign and {"SA-PGD + ASSG", "Square", f"local search, EoT-{LITTLE.many}"} <= set(foreign)
+    switched = selected(suite(Victim(Scale(), switch=print), LITTLE, True), LITTLE)
+    learned = selected(suite(Victim(Scale(noise_std=0.1, learn_noise=True)), LITTLE, True), LITTLE)
+    assert all({QUIET, "SA-PGD + ASSG"} <= set(stages) and "Square" not in stages for stages in (switched, learned))
+
+
+def test_a_record_that_was_begun_is_not_through_by_fewer_attacks(tmp_path):
+    model, (x, y) = Scale(), grey(6)
+    outcome = evaluate(model, x, y, effort=LITTLE, attacks=["FGSM", "PGD7"], record=tmp_path / "x.json")
+    del outcome.stood["PGD7"]
+    outcome.write(tmp_path / "x.json")
+    again = evaluate(model, x, y, effort=LITTLE, attacks=["FGSM"], record=tmp_path / "x.json")
+    assert not again.through and again.about["attacks"] == ["clean", "FGSM", "PGD7"]
+    assert "torch" in again.about["made with"] and again.about["batch"] == 100
+    assert evaluate(model, x, y, effort=LITTLE, attacks=["PGD7"], record=tmp_path / "x.json").through
+
+
+def test_a_record_of_a_model_that_answers_otherwise_is_refused(tmp_path):
+    """What a fingerprint does not show."""
+    (x, y), after = grey(20), lambda logits: logits
+    evaluate(Scale(after=after), x, y, effort=LITTLE, attacks=["FGSM"], record=tmp_path / "x.json")
+    with pytest.raises(ValueError, match=r"x\.json is of a model that answers otherwise: move it away"):
+        evaluate(Scale(after=torch.neg), x, y, effort=LITTLE, attacks=["PGD7"], record=tmp_path / "x.json")
 
 
 def test_points_are_where_the_worst_case_is():
@@ -186,13 +208,14 @@ def test_the_worst_case_is_taken_image_by_image():
         ({"effort": "hard"}, "effort must be an Effort or one of quick, standard, full, got 'hard'"),
         ({"attacks": ["PGD"]}, "attacks must be of clean, random, .*; got PGD"),
         ({"batch": 0}, "batch must be an int >= 1, got 0"),
+        ({"model": Victim(Scale()), "steps": 7}, r"steps are said by Victim\(model, steps=7\) where a Victim is given"),
     ],
 )
 def test_bad_input_says_what_was_expected(change, said):
     x, y = grey(4)
-    given = {"images": x, "labels": y} | change
+    given = {"model": Scale(), "images": x, "labels": y} | change
     with pytest.raises(ValueError, match=said):
-        evaluate(Scale(), given.pop("images"), given.pop("labels"), **given)
+        evaluate(given.pop("model"), given.pop("images"), given.pop("labels"), **given)
 
 
 def test_accuracy_is_of_batches():
@@ -205,7 +228,12 @@ def test_accuracy_is_of_batches():
 
 
 FACTORY = """
+from __future__ import annotations
+from dataclasses import dataclass
 from victims import Scale
+@dataclass
+class Settings:
+    steps: int = 4
 def made():
     return Scale()
 """
@@ -235,6 +263,8 @@ def test_the_command_line_prints_the_table(tmp_path, capsys):
     assert json.loads((tmp_path / "r.json").read_text())["about"]["search"] == 20
     assert main([f"{tmp_path}/model.py:other", *run[1:]]) == 1
     assert "must have a function 'other'" in capsys.readouterr().err
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "w.pt")
+    assert main(run) == 1 and "w.pt must be of torch.save(model.state_dict(), ...)" in capsys.readouterr().err
 
 
 def shares(**changes: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ import tgo_kernels as tgo
 from tgo_kernels.robustness import Effort, checklist, evaluate
 
 EFFORT = Effort(draws=16, margin_steps=10, search=200, iterations=20, many=16, queries=50, apgd_steps=5)
+BLIND = "PGD20, EoT", "margin, EoT-16", "local search, EoT-16"
 LAST = ("margin, ATan(8)", "margin, ATan(8) to ATan(2) by layer", "margin, ATan(1) to ATan(16)", "local search")
 
 
@@ -98,6 +99,22 @@ def test_stochastic_gradients():
 def test_the_last_attack_on_noise_takes_the_mean_of_more_draws():
     outcome = attacked(Stochastic(), "PGD20", "margin, EoT-16", noise=True, side=12)
     assert outcome.accuracy("PGD20") > 0.9 and outcome.worst < 0.1
+
+
+def test_noise_without_a_switch_hides_nothing_from_the_search():
+    """Shattered gradients behind a noise of the model's own, which nothing turns off."""
+
+    class Own(Scale):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 0.01 * torch.randn(len(x), 2)
+
+    outcome = attacked(Own(before=lambda x: (x * 255 / 4).round() * 4 / 255), *BLIND, noise=True)
+    assert outcome.shares["PGD20, EoT"] == outcome.shares["margin, EoT-16"] == 1 and outcome.worst < 0.3
+
+
+def test_a_model_that_asks_whether_it_is_differentiated_is_refused():
+    with pytest.raises(ValueError, match="answers otherwise where no gradient is asked for"):
+        attacked(Scale(after=lambda logits: logits if torch.is_grad_enabled() else -logits), "PGD20")
 
 
 def test_a_state_that_goes_on_to_the_next_image_is_reset():

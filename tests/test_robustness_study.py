@@ -138,11 +138,12 @@ def test_rescaled_channels_are_those_that_the_training_images_say(monkeypatch):
         study.channels, "fragility", lambda model, x, *a, **o: seen.append(x) or real(model, x, *a, **o)
     )
     trials, gains = study.trials(full, recipe, dataset), []
-    for name in ("rescaled", "rescaled-opposite"):
+    for name in study.RESCALINGS:
         model = recipe.model()
         with trials[name].change(model) as gain:
             gains.append(gain.gain)
     torch.testing.assert_close(gains[0] + gains[1], torch.full((16,), 2.0))
+    assert torch.equal(gains[1].sort().values, gains[2].sort().values) and not torch.equal(gains[1], gains[2])
     test = {image.tobytes() for image in dataset.test.images}
     assert not test & {(255 * image).round().byte().numpy().tobytes() for image in seen[0][:, 0]}
 
@@ -193,11 +194,20 @@ def test_the_leaderboard_takes_what_the_protocol_asks_for(tmp_path, monkeypatch)
         ({"eps": 0.01}, "eps 0.01 in the place of"),
         ({"search": 1}, "search 1 in the place of 8"),
         ({"attacks": ["clean", "new"]}, "is not through"),
+        ({"seed": 7}, "seed 7 in the place of 0"),
     ):
         (folder := tmp_path / said.split()[0]).mkdir()
         entry(folder, images, labels, **changes)
         with pytest.raises(ValueError, match=said):
             leaderboard.given(folder)
+    (folder := tmp_path / "weak").mkdir()
+    entry(folder, images, labels)
+    record = json.loads((folder / "their.off.json").read_text())
+    record["about"]["attacks"] = ["clean", "FGSM", "PGD20"]
+    record["stood"] = {name: record["stood"][name] for name in ("clean", "FGSM", "PGD20")}
+    (folder / "their.off.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"lacks .*SA-PGD.*local search.*margin"):
+        leaderboard.given(folder)
     (tmp_path / "their.about.json").write_text('{"model": "theirs"}')
     with pytest.raises(
         ValueError, match=r"their\.about\.json must have.*trained, noise in training, source is missing"

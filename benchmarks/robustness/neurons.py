@@ -14,6 +14,7 @@ from tgo_kernels.robustness import Victim
 from tgo_kernels.robustness.frameworks import replaced, watched
 
 Shape = tuple[int, ...]
+SHARED = ("decay", "gain", "surrogate", "guard_margin", "guard_side", "guard_power", "noise_std")
 THETA = 0.2  # HoSNN's 1 / tau_v on CIFAR
 SIGMA, LEAST_SIGMA, GAMMA = 0.25, 0.01, 1e-4  # Learn2Perturb's
 AMPLITUDE, PERIOD = 0.3, 4.0  # of the oscillation: ours, its paper has none that we could read
@@ -22,7 +23,7 @@ SWAPPED = (2.0, 2.0, 0.0)  # amplitude, period and phase that an attacker differ
 
 def constants(layer: tgo.LIF) -> dict[str, Any]:
     """What another neuron shares with this one."""
-    return {name: getattr(layer, name) for name in ("decay", "gain", "surrogate", "guard_margin", "noise_std")}
+    return {name: getattr(layer, name) for name in SHARED}
 
 
 def homeostatic(layer: tgo.LIF, shape: Shape, steps: int) -> nn.Module:
@@ -103,10 +104,12 @@ def record_signature(model: nn.Module, plain: nn.Module, images: Tensor, batch: 
 
 @torch.no_grad()
 def bounded(model: nn.Module) -> None:
-    """After an update: theta stays >= 0, the width of a noise that learns at least LEAST_SIGMA."""
+    """After an update: theta stays >= 0, a prediction's rate in [0, 1], the width of a noise at least LEAST_SIGMA."""
     for layer in layers(model):
         if isinstance(layer.neuron, neurons.HomeostaticLIF):
             layer.theta.clamp_(min=0)
+        if isinstance(layer.neuron, neurons.SelfPredictingLIF):
+            layer.rate.clamp_(0, 1)
     for sigma in sigmas(model):
         sigma.clamp_(min=LEAST_SIGMA)
 
@@ -131,9 +134,9 @@ def widened(model: nn.Module, lr: float, epoch: int) -> None:
 def as_released(model: nn.Module) -> Iterator[None]:
     """The gradient of HoSNN's released code (TSSL-BP) for its neurons: along neither leak, reset nor threshold.
 
-    Each step's is that of Sigmoid(5) at the fixed threshold, and 0 beyond 1.6 of it::
+    Each step's is that of Sigmoid(5) at the fixed threshold, flat beyond 1.6 of it::
 
-        q = sigmoid(-5 (h[t] - v_threshold));   g_x[t] = g_s[t] gain 5 q (1 - q)
+        q = sigmoid(-5 clamp(h[t] - v_threshold, -1.6, 1.6));   g_x[t] = g_s[t] gain 5 q (1 - q)
     """
 
     def hook(layer: tgo.Layer, inputs: tuple[Tensor], spikes: Tensor) -> Tensor:
@@ -141,7 +144,7 @@ def as_released(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             neuron = layer.neuron.without_noise().replaced(**layer.learned(x.dim()), membrane="h")
             d = tgo.scan(neuron, x).membrane - neuron.v_threshold
-            slope = neuron.gain * tgo.Sigmoid(5.0).derivative(d) * (d.abs() <= 1.6)
+            slope = neuron.gain * tgo.Sigmoid(5.0).derivative(d.clamp(-1.6, 1.6))
         return replaced(x, spikes, slope)
 
     chosen = [layer for layer in layers(model) if isinstance(layer.neuron, neurons.HomeostaticLIF)]

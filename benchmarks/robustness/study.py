@@ -109,7 +109,8 @@ STUDIES = {
 
 
 # By name, whether there is noise in test.
-TRIALS = {"off": False, "on": True, "released": False, "swapped": False, "rescaled": False, "rescaled-opposite": False}
+RESCALINGS = {"rescaled": (1, False), "rescaled-opposite": (-1, False), "rescaled-shuffled": (-1, True)}
+TRIALS = {"off": False, "on": True, "released": False, "swapped": False, **dict.fromkeys(RESCALINGS, False)}
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,21 @@ class Trial:
 
     change: Callable[[Classifier], Any] = lambda model: nullcontext()  # a context in which it is attacked
     attacks: tuple[str, ...] | None = None
+    itself: bool = False  # whether examples are made on the model without the change, too
 
 
 def trials(study: Study, recipe: Recipe, dataset: data.Dataset) -> dict[str, Trial]:
     """By name: noise "off", and "on" where there are spikes, and what a defence is besides known for."""
 
-    def fragile(sign: int) -> Callable[[Classifier], AbstractContextManager]:
+    def fragile(sign: int, shuffled: bool) -> Callable[[Classifier], AbstractContextManager]:
         def change(model: Classifier) -> AbstractContextManager:
             images, labels = train.tensors(dataset.limited(FRAGILE, None, seed=0).train)
             found = channels.fragility(model, images, labels, eps=attacks.EPS)
+            if shuffled:
+                order = torch.randperm(len(found.clean_without), generator=torch.Generator().manual_seed(0))
+                found = replace(
+                    found, clean_without=found.clean_without[order], attacked_without=found.attacked_without[order]
+                )
             return channels.rescaled(model, found, RESCALED, sign)
 
         return change
@@ -141,9 +148,9 @@ def trials(study: Study, recipe: Recipe, dataset: data.Dataset) -> dict[str, Tri
     if recipe.neurons == "HoSNN":
         found["released"] = Trial(neurons.as_released, REPORTED)
     if recipe.neurons == "oscillation":
-        found["swapped"] = Trial(swapped)
+        found["swapped"] = Trial(swapped, itself=True)
     if recipe.defence == "BPTT" and recipe.data == "full":
-        found |= {"rescaled": Trial(fragile(1)), "rescaled-opposite": Trial(fragile(-1))}
+        found |= {name: Trial(fragile(*how)) for name, how in RESCALINGS.items()}
     return found
 
 
@@ -175,15 +182,21 @@ def main(argv: list[str] | None = None) -> int:
 def go(study: Study, recipe: Recipe, dataset: data.Dataset) -> None:
     """Trains and attacks one model, as far as that is not done yet."""
     images, labels = attacked(study, dataset)
-    twin = None if recipe.defence == "BPTT" else undefended(study, recipe, dataset)
+    twins = [] if recipe.defence == "BPTT" else [undefended(study, recipe, dataset)]
     for name, trial in trials(study, recipe, dataset).items():
         model = train.run(recipe, dataset, study.out)
-        victim = Victim(model, switch=model.encoder.switch if isinstance(model.encoder, Poisson) else None)
-        if TRIALS[name] and victim.switch is None:
-            with_noise(model, recipe.noise_std)
-        about = {"noise": TRIALS[name], "effort": study.effort, "twin": twin, "attacks": trial.attacks}
+        victim = prepared(model, recipe, TRIALS[name])
+        sources = [*twins, *([train.run(recipe, dataset, study.out)] if trial.itself else [])]
+        about = {"noise": TRIALS[name], "effort": study.effort, "twin": sources, "attacks": trial.attacks}
         with trial.change(model):
             evaluate(victim, images, labels, record=study.record(recipe, name), batch=125, **about)
+
+
+def prepared(model: Classifier, recipe: Recipe, noise: bool) -> Victim:
+    """The model as it is attacked: with noise in test its neurons have some, or its input has."""
+    if isinstance(model.encoder, Poisson):
+        return Victim(model, switch=model.encoder.switch)
+    return Victim(with_noise(model, recipe.noise_std) if noise else model)
 
 
 def attacked(study: Study, dataset: data.Dataset) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@
 
 import argparse
 import importlib.util
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,13 +33,16 @@ def made(where: str, weights: Path | None) -> nn.Module | Victim:
     sys.path.insert(0, str(Path(file).resolve().parent))
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(factory := getattr(module, name, None)):
         raise ValueError(f"{file} must have a function {name!r}")
     model: Any = factory()
     if weights is not None:
-        state = torch.load(weights, map_location="cpu")
+        try:
+            state = torch.load(weights, map_location="cpu")
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{weights} must be of torch.save(model.state_dict(), ...), no whole model") from error
         inner = model.model if isinstance(model, Victim) else model
         inner.load_state_dict(state["model"] if isinstance(state.get("model"), dict) else state)
     return model

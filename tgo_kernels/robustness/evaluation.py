@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from tgo_kernels.neurons import check_number
 from tgo_kernels.robustness.attacks import EPS, INSTALL, Attack, autoattack, better
-from tgo_kernels.robustness.outcome import ATTACKS, Outcome, beside
+from tgo_kernels.robustness.outcome import ATTACKS, MADE, Outcome, beside
 from tgo_kernels.robustness.suite import EFFORTS, Effort, Stage, against, selected, suite
 from tgo_kernels.robustness.victim import ANSWERS, Victim
 
 Model = nn.Module | Victim
+STRAY = 0.02  # share of the images that another machine's rounding may answer otherwise
 AWRY = "no gradient"  # in a record, the share of images that none reaches
 
 
@@ -77,7 +78,7 @@ def evaluate(
         awry = victim.check(images, False) if victim.can_be_noisy or not noise else 0.0
         if noise:
             awry = max(awry, victim.check(images, True))
-        stages = selected(suite(victim, effort, noise, twins, eps), effort, noise, attacks)
+        stages = selected(suite(victim, effort, noise, twins, eps), effort, attacks)
         if {"APGD", "Square"} & set(stages):
             autoattack("square")  # what is missing is said before anything is attacked
         outcome = Outcome({}) if path is None else Outcome.read(path)
@@ -92,19 +93,23 @@ def evaluate(
             "norm": norm,
             "steps": victim.steps,
             "seed": seed,
+            "batch": batch,
             AWRY: round(awry, 4),
             **asdict(effort),
         } | ({"answers": ANSWERS} if noise else {})
-        was = {key: value for key, value in outcome.about.items() if key != ATTACKS}
+        was = {key: value for key, value in outcome.about.items() if key not in (ATTACKS, MADE)}
         if outcome.stood and was != about:
             keys = [key for key in about | was if was.get(key) != about.get(key)]
             said = ", ".join(f"{key} {outcome.about.get(key)!r}, now {about.get(key)!r}" for key in keys)
             raise ValueError(f"{path} is of another evaluation ({said}): move it away")
-        outcome.about = about | {ATTACKS: list(stages)}
+        names = list(dict.fromkeys([*outcome.about.get(ATTACKS, ()), *stages]))  # what was begun is not through
+        outcome.about = about | {ATTACKS: names, MADE: made_with()}
         todo = {name: stage for name, stage in stages.items() if name not in outcome.stood}
         if outcome.stood and todo and not outcome.points:
             assert path is not None
             raise ValueError(f"{path} is not through, and {beside(path)} is missing: move it away")
+        if todo and outcome.stood and not noise:
+            same(path, victim, images, labels, outcome, batch)
         for name, stage in bar(todo.items(), desc=path.stem if path else victim.name, hidden=progress):
             start = time.perf_counter()
             tried(victim, images, labels, outcome, name, stage, noise, batch, seed)
@@ -113,6 +118,17 @@ def evaluate(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 outcome.write(path)
     return outcome
+
+
+def made_with() -> str:
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def same(path: Path | None, victim: Victim, images: Tensor, labels: Tensor, outcome: Outcome, batch: int) -> None:
+    """That the model answers as it did: what a fingerprint does not show, as steps inside of it, may have changed."""
+    clean = withstood(victim, images, labels, noise=False, batch=batch)
+    if (clean != outcome.stood["clean"]).float().mean() > STRAY:
+        raise ValueError(f"{path} is of a model that answers otherwise: move it away")
 
 
 def tried(

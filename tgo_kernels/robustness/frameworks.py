@@ -71,6 +71,8 @@ class Ours(Neurons):
             if follows is not None:
                 layer._pdf_of_noise = follows  # type: ignore[assignment]
 
+        if isinstance(surrogate, NoisePDF) and surrogate.std is None and layer._learn_noise:
+            surrogate = NoisePDF(layer.learned(0)["noise_std"].mean().item())  # of the widths as they are now
         if not isinstance(surrogate, NoisePDF) or surrogate.std is not None or neuron.noisy:  # else it has no width
             layer.neuron = neuron.changed(surrogate=surrogate)
         layer.impl = impl or engine

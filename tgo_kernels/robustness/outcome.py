@@ -12,7 +12,7 @@ from torch import Tensor
 from tgo_kernels.robustness.suite import against
 
 Bits = dict[str, Tensor]
-ATTACKS = "attacks"  # in a record, the names of those that the evaluation has
+ATTACKS, MADE = "attacks", "made with"  # in a record: which the evaluation has; versions and threads
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Outcome:
     @property
     def through(self) -> bool:
         """Whether all attacks of the evaluation have been tried."""
-        return bool(self.stood) and set(self.about[ATTACKS]) <= self.stood.keys()
+        return bool(self.stood) and set(self.about.get(ATTACKS, ["?"])) <= self.stood.keys()
 
     def accuracy(self, name: str) -> float:
         return self.stood[name].float().mean().item()

@@ -1,5 +1,7 @@
 """Search without gradients, from where attacks with gradients ended."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -9,26 +11,36 @@ from tgo_kernels.robustness.victim import Victim
 SIDES = (4, 3, 2, 1)  # pixels: a large patch first
 
 
-def local_search(eps: float = EPS, queries: int = 2000, sides: tuple[int, ...] = SIDES) -> Attack:
+def local_search(
+    eps: float = EPS, queries: int = 2000, sides: tuple[int, ...] = SIDES, draws: int | None = None
+) -> Attack:
     """A square patch of each image, anywhere, is set to the image -+ ``eps``; kept where the margin does not fall.
 
     The sides of the patches take turns of the same length. Spikes make the margin a staircase, on which a point moves
     by ties alone: they are kept. From where the attacks before it came closest, for Square, which starts at the image,
-    finds next to nothing. Without noise; our decision, down to the sides.
+    finds next to nothing. Without noise; or by the mean of so many ``draws`` of one that cannot be turned off, where a
+    point that these get wrong is asked as :meth:`Victim.wrong` asks. Our decision, down to the sides.
     """
 
     @torch.no_grad()
     def attacked(victim: Victim, images: Tensor, labels: Tensor, start: Tensor | None = None) -> Tensor:
         found, left = (images if start is None else start).clone(), torch.arange(len(images), device=images.device)
-        with victim.evaluating(False):
-            highest = victim.margins(found, labels)
+
+        def asked(x: Tensor, labels: Tensor) -> Tensor:
+            ahead = victim.margins(x, labels, draws)
+            if draws is not None and (wrong := ahead > 0).any():
+                ahead[wrong] = victim.wrong(x[wrong], labels[wrong])[1]
+            return ahead
+
+        with nullcontext() if draws else victim.evaluating(False):
+            highest = asked(found, labels)
             for query in range(queries):
                 left = left[highest[left] <= 0]
                 if not len(left):
                     break
                 side = sides[query * len(sides) // queries]
                 x = patched(found[left], images[left], eps, side)
-                ahead = victim.margins(x, labels[left])
+                ahead = asked(x, labels[left])
                 keep = ahead >= highest[left]
                 chosen = left[keep]
                 found[chosen], highest[chosen] = x[keep], ahead[keep]

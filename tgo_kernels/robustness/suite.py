@@ -1,7 +1,7 @@
 """Which attacks an evaluation has, in which order, and how hard they try."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from tgo_kernels import surrogate
 from tgo_kernels.neurons import check_bool
@@ -23,10 +23,10 @@ NARROW, FIRST, LAST = 8.0, 8.0, 2.0  # ATan's alpha; of the first layer and of t
 ANNEALED = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-# What found no image alone, noise off and on, in the models whose records are committed. With noise, too, what is slow
-# and found less than the same attack without it.
+# What found no image alone, that others did not, on LIF networks trained with and without attacks, the guard and noise.
 IDLE = ("RFGSM", "PGD40 restarted", "PGD20, Sigmoid(4)", "PGD20, Triangle(1)", "PGD20, BPTR", "PGD20, RGA")
-IDLE_WITH_NOISE = ("APGD", "Square")
+IDLE_WITH_NOISE = ("APGD", "Square")  # where the noise can be turned off
+IDLE_OF_LAYERS = ("SA-PGD + ASSG",)  # where it is, besides, of a fixed width in layers of tgo_kernels
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Stage:
     on: str = "all"  #: the images that it is tried on: "all" that the model labels right, or the "survivors" of all
     start: str = ""  #: from the "best" points of those before it, from the "quiet" ones, or anew
     quiet: bool = False  #: whether its points, made without noise, are where others start
+    idle: bool = False  #: whether it is run only where it is named, or by an effort that has everything
 
 
 def against(name: str) -> bool:
@@ -74,7 +75,7 @@ def against(name: str) -> bool:
     return "eps" not in name
 
 
-def selected(stages: dict[str, Stage], effort: Effort, noise: bool, names: Sequence[str] | None) -> dict[str, Stage]:
+def selected(stages: dict[str, Stage], effort: Effort, names: Sequence[str] | None = None) -> dict[str, Stage]:
     """Those of these names, and "clean"; None: all, or without the idle ones, unless the effort has everything.
 
     Raises:
@@ -84,10 +85,7 @@ def selected(stages: dict[str, Stage], effort: Effort, noise: bool, names: Seque
         if unknown := set(names) - set(stages):
             raise ValueError(f"attacks must be of {', '.join(stages)}; got {', '.join(sorted(unknown))}")
         return {name: stage for name, stage in stages.items() if name in ("clean", *names)}
-    if effort.everything:
-        return stages
-    idle = {*IDLE, *(IDLE_WITH_NOISE if noise else ()), *(("SA-PGD + ASSG",) if QUIET in stages else ())}
-    return {name: stage for name, stage in stages.items() if name not in idle}
+    return {name: stage for name, stage in stages.items() if effort.everything or not stage.idle}
 
 
 def suite(
@@ -133,7 +131,13 @@ def suite(
         made[QUIET] = Stage(sa_pgd(eps, effort.iterations, quiet=True))
     if twins:
         made["transfer"] = Stage(attacks.transferred(twins, pgd(20, 1 / 8, draws=draws)))
-    return made | (noisy(victim, effort, eps, can_be_quiet) if noise else exact(effort, eps))
+    made |= noisy(victim, effort, eps, can_be_quiet) if noise else exact(effort, eps)
+    idle = set(IDLE)
+    if can_be_quiet:
+        idle.update(IDLE_WITH_NOISE)
+        if victim.switch is None and not any(layer._learn_noise for layer in victim.layers):
+            idle.update(IDLE_OF_LAYERS)
+    return {name: replace(stage, idle=name in idle) for name, stage in made.items()}
 
 
 def exact(effort: Effort, eps: float) -> dict[str, Stage]:
@@ -160,9 +164,12 @@ def noisy(victim: Victim, effort: Effort, eps: float, can_be_quiet: bool) -> dic
         made["margin, without noise"] = Stage(narrow, "survivors", "best", quiet=True)
         made["local search, without noise"] = Stage(local_search(eps, effort.search), "survivors", "quiet", quiet=True)
     made[f"margin, EoT-{effort.many}"] = Stage(many, "survivors", "quiet" if can_be_quiet else "best")
-    if any(layer.neuron.noisy for layer in victim.layers):
+    if any(layer.neuron.noisy or layer._learn_noise for layer in victim.layers):
         width = attacks.through(lambda depth: surrogate.NoisePDF(), on_margin(eps, effort.margin_steps, effort.many))
         made[f"margin, NoisePDF, EoT-{effort.many}"] = Stage(width, "survivors", "best")
+    if not can_be_quiet:
+        blind = local_search(eps, max(1, effort.search // effort.many), draws=effort.many)
+        made[f"local search, EoT-{effort.many}"] = Stage(blind, "survivors", "best")
     return made
 
 

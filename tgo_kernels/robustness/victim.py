@@ -57,8 +57,12 @@ class Victim:
 
     @classmethod
     def of(cls, model: "nn.Module | Victim", steps: int | None = None) -> "Victim":
-        """The model as a victim, which it may be already."""
-        return model if isinstance(model, Victim) else cls(model, steps)
+        """The model as a victim, which it may be already; then it has said its steps."""
+        if isinstance(model, Victim):
+            if steps is not None:
+                raise ValueError(f"steps are said by Victim(model, steps={steps!r}) where a Victim is given")
+            return model
+        return cls(model, steps)
 
     @property
     def name(self) -> str:
@@ -222,6 +226,12 @@ class Victim:
                     raise ValueError(
                         f"{self.name} cannot be attacked soundly: an image's logits depend on the others of its batch"
                     )
+            with torch.no_grad():
+                blind = self._seeded(x) if noise else self(x)
+            if stray(first, blind) > STRAY:
+                raise ValueError(
+                    f"{self.name} cannot be attacked soundly: it answers otherwise where no gradient is asked for"
+                )
             x = x.detach().clone().requires_grad_()
             logits = self(x)
             (g,) = torch.autograd.grad(logits.sum(), x, allow_unused=True) if logits.requires_grad else (None,)
