@@ -27,6 +27,7 @@ from benchmarks.robustness.findings import SHORT
 from benchmarks.robustness.models import Classifier
 from benchmarks.robustness.neurons import layers
 from tgo_kernels import OverTime
+from tgo_kernels.neurons import LIF
 from tgo_kernels.robustness import andness, channels, naa, transfers
 
 FULL = study.STUDIES["full"]
@@ -44,9 +45,10 @@ def trained() -> dict[str, Classifier]:
     return found
 
 
-def of_inputs(model: Classifier) -> Iterator[tuple[Tensor, tgo.Layer]]:
-    """The weights in front of each layer of neurons, with the scale of the norm in them."""
-    for before, neurons in zip(model.layers, list(model.layers)[1:], strict=False):
+def of_spikes(model: Classifier) -> Iterator[tuple[Tensor, tgo.Layer]]:
+    """The weights between layers of neurons, with the scale of the norm in them, and the neurons that they go to."""
+    pairs = list(zip(model.layers, list(model.layers)[1:], strict=False))
+    for before, neurons in pairs[1:]:  # the first are of the image
         if isinstance(before, OverTime) and isinstance(neurons, tgo.Layer) and isinstance(before[-1], nn.BatchNorm2d):
             norm = before[-1]
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -54,9 +56,9 @@ def of_inputs(model: Classifier) -> Iterator[tuple[Tensor, tgo.Layer]]:
 
 
 def ands(model: Classifier) -> list[float]:
-    """Of each layer of LIF, the mean share of the excitatory drive that a neuron needs."""
-    pairs = [(weight, layer) for weight, layer in of_inputs(model) if isinstance(layer, tgo.LIF)]
-    return [andness.andness(weight, layer, model.steps).mean().item() for weight, layer in pairs]
+    """Of each layer of LIF but the first, the mean share of the excitatory drive that a neuron needs."""
+    pairs = [(weight, layer) for weight, layer in of_spikes(model) if type(layer.neuron) is LIF]
+    return [andness.andness(weight, layer.neuron, model.steps).mean().item() for weight, layer in pairs]
 
 
 def scores(model: nn.Module, images: Tensor) -> list[float]:
@@ -120,7 +122,7 @@ def draw_insides(found: dict[str, Any], path: Path) -> None:
     left.annotate("robust", (0.03, 0.93), xycoords="axes fraction", color=GREY)
     left.legend(fontsize=8, frameon=False)
     ranked = sorted(found["insides"].items(), key=lambda item: statistics.mean(item[1]["scrambled"]))
-    by_layer(middle, "Excitation that a neuron needs", "share, by layer", ranked, "andness")
+    by_layer(middle, "Excitation that a neuron needs", "share of all", ranked, "andness", first=2)
     by_layer(right, "Fires for what belongs together", "1 - rate for scrambled images / rate", ranked, "scrambled")
     right.set_yticklabels([])
     right.legend(fontsize=8, frameon=False)
@@ -128,12 +130,17 @@ def draw_insides(found: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def by_layer(axes: Axes, title: str, label: str, ranked: list[tuple[str, dict[str, list[float]]]], key: str) -> None:
+def by_layer(
+    axes: Axes, title: str, label: str, ranked: list[tuple[str, dict[str, list[float]]]], key: str, first: int = 1
+) -> None:
+    """A line for each network, a point for each of its layers from this one on."""
     style(axes, title, label, "")
     axes.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=7)
-    for depth in range(max(len(mine[key]) for _, mine in ranked)):
-        points = [(mine[key][depth], at) for at, (_, mine) in enumerate(ranked) if depth < len(mine[key])]
-        axes.plot(*zip(*points, strict=True), "o", color=plt.cm.viridis(depth / 3), ms=4, label=f"layer {depth + 1}")
+    axes.set_ylim(-0.5, len(ranked) - 0.5)
+    for i in range(max(len(mine[key]) for _, mine in ranked)):
+        points = [(mine[key][i], at) for at, (_, mine) in enumerate(ranked) if i < len(mine[key])]
+        colour = plt.cm.viridis((first + i - 1) / 3)
+        axes.plot(*zip(*points, strict=True), "o", color=colour, ms=4, label=f"layer {first + i}")
     axes.axvline(0, color=GREY, lw=0.8)
 
 

@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
 def go(study: Study, recipe: Recipe, dataset: data.Dataset) -> None:
     """Trains and attacks one model, as far as that is not done yet."""
     images, labels = attacked(study, dataset)
-    twins = [] if recipe.defence == "BPTT" else [undefended(study, recipe, dataset)]
+    twins = others(study, recipe, dataset)
     for name, trial in trials(study, recipe, dataset).items():
         model = train.run(recipe, dataset, study.out)
         victim = prepared(model, recipe, TRIALS[name])
@@ -204,8 +204,13 @@ def attacked(study: Study, dataset: data.Dataset) -> tuple[torch.Tensor, torch.T
     return images[: study.images], labels[: study.images]
 
 
-def undefended(study: Study, recipe: Recipe, dataset: data.Dataset) -> nn.Module:
-    return train.run(replace(study.recipe, seed=recipe.seed), dataset, study.out)
+def others(study: Study, recipe: Recipe, dataset: data.Dataset) -> list[nn.Module]:
+    """Of the same seed, trained plainly and on attacked images, what examples are made on too."""
+    plain = replace(study.recipe, seed=recipe.seed)
+    sources = [
+        replace(plain, **DEFENCES[name]) for name in ("BPTT", "AT") if recipe.seed in study.defences.get(name, ())
+    ]
+    return [train.run(source, dataset, study.out) for source in sources if source != recipe]
 
 
 def write(study: Study, dataset: data.Dataset) -> str:
