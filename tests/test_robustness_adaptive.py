@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from victims import Scale, grey, images, network
+from victims import Bowl, Scale, grey, images, network
 
 import tgo_kernels as tgo
 from benchmarks.robustness.models import lif_layers
-from tgo_kernels.robustness import AdaptiveATan, Victim, attacks, local_search, rates, sa_pgd
-from tgo_kernels.robustness.adaptive import WIDTH, bounds
+from tgo_kernels.robustness import AdaptiveATan, Victim, attacks, local_search, rates, sa_pgd, search
+from tgo_kernels.robustness.adaptive import FEW, WIDTH, bounds
 from tgo_kernels.robustness.search import patched
 
 
@@ -48,17 +48,12 @@ def test_the_layers_ask_an_adaptive_surrogate_once_a_step():
 def test_bounds_halve_as_the_paper_says():
     etas = list(bounds(1.0, 100))
     assert len(etas) == 100 and etas[:22] == [1.0] * 22 and etas[22:41] == [0.5] * 19 and etas[41] == 0.25
+    assert etas[87:93] == [0.5**6] * 6 and etas[93:99] == [0.5**7] * 6  # not sooner than after 6
 
 
 def test_sa_pgd_follows_its_equations():
     """By hand, on a bowl whose bottom it jumps over, so that momentum and step sizes count; the best point is kept."""
-
-    class Bowl(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            ahead = ((x - 0.5).square() * torch.tensor([[9.0, 1.0], [0.3, 2.0]])).sum((1, 2, 3))
-            return torch.stack([ahead, torch.full_like(ahead, -1.0)], 1)
-
-    victim, eps = Victim(Bowl()), 0.1
+    victim, eps = Victim(Bowl(-1.0)), 0.1
     images, labels = 0.5 + (torch.rand(5, 1, 2, 2) - 0.5) / 10, torch.zeros(5, dtype=torch.int64)
     start = attacks.somewhere(images, eps)
     x, m, q, seen = start, 0, 0, [start]
@@ -73,6 +68,42 @@ def test_sa_pgd_follows_its_equations():
     torch.testing.assert_close(sa_pgd(eps, iterations=4)(victim, images, labels, start), best)
 
 
+def test_images_that_are_done_leave_the_others_their_moments():
+    """On the way to the bottom of a bowl what SA-PGD makes of an image is the same alone and beside others."""
+    victim, eps = Victim(Bowl(0.003)), 0.1
+    images, labels = 0.5 + (torch.rand(8, 1, 2, 2) - 0.5) / 10, torch.zeros(8, dtype=torch.int64)
+    start, sizes = attacks.somewhere(images, eps), []
+    victim.model.register_forward_pre_hook(lambda model, inputs: sizes.append(len(inputs[0])))
+    attack = sa_pgd(eps, iterations=16)
+    together = attack(victim, images, labels, start)
+    assert len(set(sizes)) > 3 and sizes[3] > sizes[-1] > 0  # some are done sooner, later, never
+    alone = [attack(victim, *(each[i : i + 1] for each in (images, labels, start))) for i in range(8)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_what_few_draws_get_wrong_is_asked_twice_of_many():
+    """Nothing that FEW draws, or the first ANSWERS alone, get wrong ends the attack."""
+
+    class Lucky(Victim):
+        answers = iter([])
+
+        def margins(self, images, labels, draws=None):
+            return torch.full((len(images),), next(self.answers)[draws])
+
+    class Sure(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x.sum((1, 2, 3)), 0 * x.sum((1, 2, 3)) + 1e3], 1)
+
+    victim, x, y = Lucky(Sure()), torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64)
+    victim.random = True
+    few, many = ({FEW: 1.0}, {FEW: 2.0}), ({None: -2.0}, {None: 1.0}, {None: -1.0})
+    victim.answers = iter([few[0], many[0], few[1], *many[1:], few[1], {None: 3.0}, {None: 4.0}])
+    at = []
+    victim.model.register_forward_pre_hook(lambda model, inputs: at.append(inputs[0].detach()))
+    found = sa_pgd(iterations=10)(victim, x, y)
+    assert len(at) == 3 and torch.equal(found, at[-1]) and not list(victim.answers)
+
+
 def test_the_surrogates_adapt_to_where_the_membranes_are():
     """Of thresholds that are far from the membranes: those that never adapt reach nothing."""
     model = Scale(neurons=4, surrogate=tgo.Rectangle(0.01))
@@ -80,7 +111,10 @@ def test_the_surrogates_adapt_to_where_the_membranes_are():
     assert (victim.margins(sa_pgd(iterations=20)(victim, x, y), y) > 0).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("rule", [rates.bptr, rates.rga])
+RULES = (rates.bptr, rates.rga)
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_straight_through_rules_leave_the_spikes(rule):
     layer = tgo.LIF.from_decay(0.5)
     victim, x = Victim(layer), torch.rand(4, 50, requires_grad=True)
@@ -95,14 +129,39 @@ def test_straight_through_rules_leave_the_spikes(rule):
     assert len(slope.unique()) == 2
 
 
+def test_the_slopes_of_the_rules():
+    """By hand, of inputs below 0, below what fires, above it, and beyond what a rate follows."""
+    (each,) = Victim(tgo.LIF(tau=4.0, v_threshold=2.0)).neurons  # a decay of 3/4 and a gain of 1/4
+    current, rate = torch.tensor([-0.1, 0.1, 0.3, 1.9, 2.1]) * 2 / 0.25, torch.tensor([0.0, 0.0, 0.2, 0.9, 1.0])
+    above = (1 - 0.2 + 0.2 * 0.75) / 1.75
+    torch.testing.assert_close(rates.rga(each, current, rate), torch.tensor([0.0, 0.2, above, above, 0.0]))
+    assert rates.bptr(each, current, rate).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_an_attack_along_a_rule_has_it():
+    """Of membranes that no surrogate reaches."""
+    victim, (x, y) = Victim(Scale(neurons=3, surrogate=tgo.Rectangle(0.001))), grey()
+    left = {rule: victim.wrong(rates.along(rule, attacks.pgd())(victim, x, y), y)[0].float().mean() for rule in RULES}
+    assert victim.wrong(attacks.pgd()(victim, x, y), y)[0].float().mean() < 0.2 and min(left.values()) > 0.9, left
+
+
+def test_rates_are_of_models_whose_neurons_all_see_time():
+    both = [tgo.LIF(), tgo.LIF()]
+    assert rates.applies(Victim(torch.nn.Sequential(*both)))
+    both[0].step_mode = "s"
+    assert not rates.applies(Victim(torch.nn.Sequential(*both)))
+
+
 @pytest.mark.parametrize("side", [4, 3, 2, 1])
 def test_a_patch_is_at_the_ends_of_eps_and_always_a_change(side):
     torch.manual_seed(0)
-    images = torch.rand(30, 3, 9, 7) / 2 + 0.25
+    images = torch.rand(600, 3, 9, 7) / 2 + 0.25
     x = patched(images, images, 0.1, side)
+    assert len((x - images).sign().amax((2, 3)).unique(dim=0)) == 2**3  # each channel has a sign of its own
     moved = (x != images).any(1)
     assert (moved.flatten(1).sum(1) == side**2).all() and (moved.any(1).sum(1) == side).all()
     torch.testing.assert_close((x - images).abs()[(x != images)], torch.full((int((x != images).sum()),), 0.1))
+    assert moved.any(0).all()  # anywhere, to the edges
     x = images + 0.1
     assert (patched(x, images, 0.1, side) != x).flatten(1).any(1).all()
 
@@ -114,6 +173,17 @@ def test_the_search_moves_along_ties():
     found = local_search(queries=1000)(victim, x, y)
     assert (victim.margins(found, y) >= victim.margins(x, y)).all() and (found - x).abs().max() <= attacks.EPS + 1e-6
     assert victim.wrong(found, y)[0].float().mean() > 0.9
+
+
+def test_the_search_never_falls_back_and_ends_with_single_pixels(monkeypatch):
+    sides, made = [], patched
+    monkeypatch.setattr(search, "patched", lambda *given: sides.append(given[-1]) or made(*given))
+    victim, (x, y) = Victim(Scale()), grey()
+    start = attacks.within(x + (0.5 - y.view(-1, 1, 1, 1)) * 2 / 255, x, attacks.EPS)
+    found = local_search(2 / 255, queries=40)(victim, x, y, start)
+    before, after = victim.margins(start, y), victim.margins(found, y)
+    assert (after >= before).all() and (found - x).abs().max() <= 2 / 255 + 1e-6
+    assert sides == [4] * 10 + [3] * 10 + [2] * 10 + [1] * 10
 
 
 def test_the_search_goes_on_from_where_others_ended():

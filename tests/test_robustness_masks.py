@@ -11,14 +11,15 @@ pytest.importorskip("tqdm")
 from victims import Scale, grey
 
 import tgo_kernels as tgo
-from tgo_kernels.robustness import Effort, checklist, evaluate
+from tgo_kernels.robustness import Effort, Victim, checklist, evaluate
+from tgo_kernels.robustness.suite import QUIET
 
 EFFORT = Effort(draws=16, margin_steps=10, search=200, iterations=20, many=16, queries=50, apgd_steps=5)
 BLIND = "PGD20, EoT", "margin, EoT-16", "local search, EoT-16"
 LAST = ("margin, ATan(8)", "margin, ATan(8) to ATan(2) by layer", "margin, ATan(1) to ATan(16)", "local search")
 
 
-def attacked(model: torch.nn.Module, *attacks: str, **options):
+def attacked(model: torch.nn.Module | Victim, *attacks: str, **options):
     x, y = grey(**{"side": options.pop("side", 6)})
     return evaluate(model, x, y, effort=EFFORT, attacks=attacks, **options)
 
@@ -96,6 +97,21 @@ def test_stochastic_gradients():
     assert "EoT finds little more than a single draw" in failed(outcome)
 
 
+def test_gradients_of_a_noise_that_can_be_turned_off():
+    """One draw's lead nowhere, those without it do."""
+
+    class Own(Stochastic):
+        on = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if self.on else Scale.forward(self, x)
+
+    model = Own()
+    victim = Victim(model, switch=lambda on: setattr(model, "on", on))
+    outcome = attacked(victim, "PGD20", QUIET, noise=True, side=12)
+    assert outcome.accuracy("PGD20") > 0.9 and outcome.accuracy(QUIET) < 0.1
+
+
 def test_the_last_attack_on_noise_takes_the_mean_of_more_draws():
     outcome = attacked(Stochastic(), "PGD20", "margin, EoT-16", noise=True, side=12)
     assert outcome.accuracy("PGD20") > 0.9 and outcome.worst < 0.1
@@ -136,6 +152,25 @@ def test_a_state_that_goes_on_to_the_next_image_is_reset():
             attacked(Own(), "PGD20", noise=noise)
 
 
+def test_a_state_that_reaches_one_image_of_a_batch_is_refused():
+    class Own(Scale):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            first = (torch.arange(len(x)) == 0).float().view(-1, 1)
+            return super().forward(x) + self.calls * first * torch.tensor([0.1, 0.0])
+
+    with pytest.raises(ValueError, match="the same images give other logits the second time, without noise"):
+        attacked(Own(), "PGD20")
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    """Nothing is above them."""
+    with pytest.raises(ValueError, match="Scale must give finite logits, got "):
+        attacked(Scale(after=lambda logits: logits.masked_fill(logits < 0, torch.nan)), "PGD20")
+
+
 def test_a_detached_graph_is_refused():
     with pytest.raises(ValueError, match="Scale cannot be attacked soundly: its graph is detached from the image"):
         attacked(Scale(before=torch.Tensor.detach), "PGD20")
@@ -150,5 +185,8 @@ def test_an_answer_that_depends_on_the_batch_is_refused():
 def test_noise_that_is_not_said_is_refused_and_noise_that_is_not_there():
     with pytest.raises(ValueError, match=r"other logits the second time, without noise.*say noise=True"):
         attacked(Stochastic(), "PGD20")
+    victim = Victim(Stochastic())
+    attacked(victim, "FGSM", noise=True)
+    assert not victim.noisy  # it was asked for that once
     with pytest.raises(ValueError, match="noise=True, but Scale gives the same logits in every call: it has none"):
         attacked(Scale(), "PGD20", noise=True)

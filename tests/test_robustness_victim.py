@@ -16,7 +16,7 @@ import tgo_kernels as tgo
 from benchmarks.robustness.models import Classifier
 from tgo_kernels.interop import snntorch as convert_snntorch
 from tgo_kernels.interop import spikingjelly as convert_spikingjelly
-from tgo_kernels.robustness import Effort, Victim, attacks, evaluate, suite
+from tgo_kernels.robustness import AdaptiveATan, Effort, Victim, attacks, evaluate, suite
 
 EFFORT = Effort(draws=2, margin_steps=5, search=40, iterations=10, many=2)
 ATTACKS = (
@@ -110,6 +110,37 @@ def evaluate_names(model: nn.Module) -> set[str]:
     return set(suite(Victim(model, steps=4), EFFORT, False))
 
 
+def test_a_leak_is_that_of_the_neuron():
+    """Decay, gain and threshold, which the rule of RGA is made of; learned ones as they are by now."""
+    ours, theirs = tgo.LIF(tau=4.0, learn_decay=True), neuron.ParametricLIFNode(init_tau=4.0, v_threshold=3.0)
+    with torch.no_grad():
+        ours.w.zero_(), theirs.w.zero_()
+    expected = {
+        ours: (0.5, 0.5, 1.0),
+        theirs: (0.5, 0.5, 3.0),
+        tgo.LIF(tau=4.0, v_threshold=2.0): (0.75, 0.25, 2.0),
+        neuron.LIFNode(tau=4.0): (0.75, 0.25, 1.0),
+        neuron.LIFNode(tau=4.0, decay_input=False): (0.75, 1.0, 1.0),
+        neuron.IFNode(): (1.0, 1.0, 1.0),
+        snntorch.Leaky(beta=0.75, threshold=2.0): (0.75, 1.0, 2.0),
+    }
+    for module, leak in expected.items():
+        (each,) = Victim(module).neurons
+        with torch.no_grad():
+            found = [float(value) for value in each.leak()]
+        assert found == pytest.approx(leak), module
+
+
+def test_an_answer_without_gradients_is_nothing_to_adapt_to():
+    victim, (x, y) = Victim(Timed(jelly())), images(3)
+    with victim.evaluating(False), victim.surrogates(AdaptiveATan.new) as made:
+        with torch.no_grad():
+            victim(x)
+        assert not any(each.memory.moments for each in made)
+        attacks.gradient(victim, x, y)
+        assert all(len(each.memory.moments) == 4 for each in made)
+
+
 def snn(hidden: bool) -> nn.Module:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -162,6 +193,14 @@ def test_a_sequential_of_snntorch_with_steps():
         assert torch.equal(victim(x), logits) and logits.shape == (5, 10)
 
 
+def test_logits_are_as_they_are_read():
+    x, _ = images(5)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), snntorch.Leaky(0.9, init_hidden=True, output=True))
+    mean, total = Victim(net, steps=3), Victim(net, steps=3, read=lambda out: out.sum(0))
+    torch.testing.assert_close(total(x), 3 * mean(x))
+    assert torch.equal(Victim(nn.Flatten(), read=lambda out: out[:, :4])(x), x.flatten(1)[:, :4])
+
+
 @pytest.mark.parametrize("make", [lambda: Timed(jelly()), lambda: snn(False), lambda: tgo_network()])
 def test_other_surrogates_leave_the_spikes_and_change_the_gradient(make):
     """Of all three the gradient is that of plain autograd with this surrogate."""
@@ -171,6 +210,9 @@ def test_other_surrogates_leave_the_spikes_and_change_the_gradient(make):
         with victim.surrogates(lambda depth: tgo.ATan(8.0)) as made:
             assert torch.equal(victim(x), logits) and len(made) == 2
             other = attacks.gradient(victim, x, y)[0]
+            victim.wrong(x, y)  # by the neurons as they are
+            assert torch.equal(attacks.gradient(victim, x, y)[0], other) and victim.made is made
+        victim.wrong(x, y)
         assert torch.equal(attacks.gradient(victim, x, y)[0], own)
     assert not torch.allclose(own, other) and other.abs().max() > 0
 
@@ -188,6 +230,18 @@ def test_smooth_and_multi_level_surrogates_are_left():
     model = nn.Sequential(smooth, levels, neuron.LIFNode(), tgo.IntegerLIF(), tgo.LeakyIntegrator(), tgo.LIF())
     with Victim(model).surrogates(lambda depth: tgo.ATan(8.0)) as made:
         assert len(made) == 2 and model[0].surrogate_function is smooth.surrogate_function
+
+
+def test_the_density_of_the_noise_is_for_layers_that_have_noise():
+    noisy, quiet = tgo.LIF(noise_std=0.1, surrogate=tgo.NoisePDF()), tgo.LIF()
+    with Victim(nn.Sequential(noisy, quiet)).surrogates(lambda depth: tgo.ATan(8.0)):
+        assert noisy.neuron.surrogate == quiet.neuron.surrogate == tgo.ATan(8.0)
+    noisy.set(noise_std=0.2)
+    assert noisy.neuron.surrogate == tgo.LIF(noise_std=0.2, surrogate=tgo.NoisePDF()).neuron.surrogate  # follows it
+    noisy = tgo.LIF(noise_std=0.1)
+    with Victim(nn.Sequential(noisy, quiet)).surrogates(lambda depth: tgo.NoisePDF()):
+        assert isinstance(noisy.neuron.surrogate, tgo.NoisePDF) and quiet.neuron.surrogate == tgo.LIF().neuron.surrogate
+    assert noisy.neuron.surrogate == tgo.LIF().neuron.surrogate
 
 
 FORMER = """
