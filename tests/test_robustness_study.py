@@ -20,7 +20,7 @@ from tgo_kernels.robustness import ANSWERS, Outcome, evaluate, victim
 def test_each_gain_is_over_what_differs_in_that_one_thing():
     def outcome(right: int) -> dict[int, Outcome]:
         bits = torch.arange(10) < right
-        return {0: Outcome(dict.fromkeys([*findings.MAIN[:-1], "PGD7"], bits))}
+        return {0: Outcome(dict.fromkeys([*findings.MAIN[:-1], "local search"], bits))}
 
     right = {
         ("BPTT", False): 2,
@@ -31,6 +31,7 @@ def test_each_gain_is_over_what_differs_in_that_one_thing():
         ("BPTT+TGO-below", False): 3,
         ("BPTT+HoSNN", False): 1,
         ("BPTT, rescaled", False): 2,
+        ("BPTT, swapped", False): 9,
         ("BPTT+x3", False): 5,
         ("BPTT+TGO+x3", False): 8,
     }

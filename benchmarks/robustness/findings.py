@@ -29,7 +29,10 @@ ALIKE = {
     "Poisson-T4-decay0.9": ("Poisson-T4-decay0.5",),
 }
 BESIDE = {"AT": "BPTT", "RAT": "AT", "TRADES": "AT", "BPTT+TGO+x3": "BPTT+x3", "AT+TGO+x3": "AT+x3"}
-MASKED = ", swapped"  # a mask, whose worst case is that of the row without it
+MASKED, PARTIAL = (
+    ", swapped",
+    ", released",
+)  # a mask, whose worst case is that of the row without it; some attacks alone
 HOSNN = {"LIF": 0.3090, "HoSNN": 0.7491}  # Fashion-MNIST, PGD7 at 8/255 (arXiv 2308.10373)
 
 
@@ -100,7 +103,7 @@ def controls(outcomes: Outcomes) -> list[tuple[Row, Row]]:
         base, _, _ = defence.rpartition(", ")
         method, _, last = defence.rpartition("+")
         if base:
-            pairs.append(((defence, noise), (base, noise)))
+            pairs += [] if defence.endswith(MASKED) else [((defence, noise), (base, noise))]
         elif method:
             others = (f"{method}+{other}" if other else method for other in ALIKE.get(last, ("",)))
             pairs += [((defence, noise), (other, noise)) for other in others]

@@ -80,7 +80,7 @@ def ours() -> list[Entry]:
         for name, noise in study.TRIALS.items():
             outcome = Outcome.read(FULL.record(recipe, name))
             row = findings.row_of(recipe.defence, name, noise)
-            if not outcome.through or row[0].endswith((findings.MASKED, ", released")):  # neither is a worst case
+            if not outcome.through or row[0].endswith((findings.MASKED, findings.PARTIAL)):  # neither is a worst case
                 continue
             if row not in found:
                 noisy = recipe.noise or recipe.neurons.startswith("L2P") or recipe.input == "Poisson"
