@@ -56,6 +56,9 @@ class Training:
     weight_decay: float = 0.01
     method: ClassVar[str] = "BPTT"
     optimizer: ClassVar[str] = "adamw"
+    norm: ClassVar[str] = "none"
+    scrambled: ClassVar[float] = 0.0
+    longer: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         for name, known in {"task": TASKS, "neuron": NEURONS}.items():

@@ -199,7 +199,7 @@ def save(
     if distributed.rank():
         return
     state = {"recipe": identity, "history": history, "model": model.state_dict()}
-    if len(history) < identity["epochs"] * identity["longer"]:  # a finished model is small
+    if len(history) < identity["epochs"] * identity.get("longer", 1):  # a finished model is small
         state |= {"optimizer": optimizer.state_dict(), "order": random.get_state(), "noise": noise}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
@@ -216,7 +216,8 @@ def resume(
     if not path.exists():
         return []
     state = torch.load(path)
-    was = DEFAULTS | state["recipe"]  # a setting that it does not know had its default
+    known = {name: value for name, value in DEFAULTS.items() if name in identity}
+    was = known | state["recipe"]  # a setting that it does not know had its default
     if other := [key for key in was | identity if was.get(key) != identity.get(key)]:
         said = ", ".join(f"{key} {was.get(key)!r}, now {identity.get(key)!r}" for key in other)
         raise ValueError(f"{path} is of another training ({said}): move it away, or choose another --out")
