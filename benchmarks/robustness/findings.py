@@ -29,10 +29,8 @@ ALIKE = {
     "Poisson-T4-decay0.9": ("Poisson-T4-decay0.5",),
 }
 BESIDE = {"AT": "BPTT", "RAT": "AT", "TRADES": "AT", "BPTT+TGO+x3": "BPTT+x3", "AT+TGO+x3": "AT+x3"}
-MASKED, PARTIAL = (
-    ", swapped",
-    ", released",
-)  # a mask, whose worst case is that of the row without it; some attacks alone
+# A mask, whose worst case is that of the row without it; and a trial of some attacks alone.
+MASKED, PARTIAL = ", swapped", ", released"
 HOSNN = {"LIF": 0.3090, "HoSNN": 0.7491}  # Fashion-MNIST, PGD7 at 8/255 (arXiv 2308.10373)
 
 

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.plot import GREY, finish, panel, style
 from benchmarks.robustness import distances
-from benchmarks.robustness.findings import SHORT, Outcomes, name_of, shares
+from benchmarks.robustness.findings import MASKED, PARTIAL, SHORT, Outcomes, name_of, shares
 from benchmarks.robustness.recipe import Recipe
 from tgo_kernels.robustness.attacks import EPS
 from tgo_kernels.robustness.diagnostics import Diagnosis
@@ -23,9 +23,7 @@ def look(defence: str) -> dict[str, object]:
 
 
 def draw(folder: Path, recipe: Recipe, outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> None:
-    whole = {
-        row: seeds for row, seeds in outcomes.items() if not row[0].endswith(", released")
-    }  # by four attacks alone
+    whole = {row: seeds for row, seeds in outcomes.items() if not row[0].endswith((MASKED, PARTIAL))}
     accuracies(whole, folder / "robustness_accuracy.png")
     growth({row: seeds for row, seeds in outcomes.items() if row[0] in SHORT}, folder / "robustness_eps.png")
     if diagnoses:
