@@ -66,3 +66,17 @@ def results(layer: nn.Module, x: torch.Tensor, call=None) -> tuple[torch.Tensor,
     spikes = out[0] if isinstance(out, tuple) else out
     (spikes * torch.linspace(-1, 2, spikes.shape[-1])).sum().backward()
     return spikes, x.grad, *(p.grad for p in layer.parameters())
+
+
+def descent(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> list[float]:
+    """The losses of E-I layers that are trained on x [T, B, *] and their labels, their weights kept above 0."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
+    tgo.keep_nonnegative(optimizer, model)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x).mean(0), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

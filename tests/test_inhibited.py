@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from models import descent
 from torch import nn
-from torch.nn import functional as F
 
 import tgo_kernels as tgo
 
@@ -57,15 +57,7 @@ def test_it_trains():
     x = x.expand(4, -1, -1, -1, -1)
     model, _ = tgo.inhibited(net())
     model(x)
-    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
-    tgo.keep_nonnegative(optimizer, model)
-    losses = []
-    for _ in range(15):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x).mean(0), y)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = descent(model, x, y, 15)
     assert losses[-1] < 0.8 * losses[0], losses
 
 

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from models import descent
 from torch import nn
 from torch.nn import functional as F
 
@@ -240,15 +241,7 @@ def test_it_learns():
     )
     x = x.expand(4, -1, -1, -1, -1)
     model(x)
-    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
-    tgo.keep_nonnegative(optimizer, model)
-    losses = []
-    for _ in range(25):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x).mean(0), y)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = descent(model, x, y, 25)
     assert losses[-1] < 0.5 * losses[0], losses
     assert tgo.neighbor_rates(model).keys() == {"0.neuron", "2.neuron"}
 

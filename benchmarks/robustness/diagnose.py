@@ -25,7 +25,6 @@ from benchmarks.plot import GREY, style
 from benchmarks.robustness import data, study, train
 from benchmarks.robustness.findings import SHORT
 from benchmarks.robustness.models import Classifier
-from benchmarks.robustness.neurons import layers
 from tgo_kernels import OverTime
 from tgo_kernels.neurons import LIF
 from tgo_kernels.robustness import andness, channels, naa, transfers
@@ -74,9 +73,8 @@ def rounded(values: list[float]) -> list[float]:
 
 def measured(models: dict[str, Classifier], dataset: data.Dataset) -> dict[str, Any]:
     images, labels = study.attacked(FULL, dataset)
-    spiking = {name: model for name, model in models.items() if layers(model)}
-    matrix = transfers(spiking, images, labels, naa())
-    found: dict[str, Any] = {"transfer": {"models": list(spiking), "right": (100 * matrix).round().int().tolist()}}
+    matrix = transfers(models, images, labels, naa())
+    found: dict[str, Any] = {"transfer": {"models": list(models), "right": (100 * matrix).round().int().tolist()}}
     found["insides"] = {
         name: {"andness": rounded(ands(model)), "scrambled": rounded(scores(model, images))}
         for name, model in tqdm(models.items(), desc="insides", disable=None)

@@ -97,7 +97,8 @@ class Recipe:
     def defence(self) -> str:
         """The method, and what differs from LIF on currents behind batch norms."""
         said = {(True, True): ["TGO"], (True, False): ["guard"], (False, True): ["noise"], (False, False): []}
-        parts = [self.network_said + self.method, *said[self.guard, self.noise]]
+        network = "" if self.network == "conv" else f"{self.network.upper()}-"
+        parts = [network + self.method, *said[self.guard, self.noise]]
         if self.guard and (self.guard_side, self.guard_power) != ("both", 1):
             parts[-1] += "-below" if self.guard_side == "below" else f"-{POWERS[self.guard_power]}"
         if self.neurons != "LIF":
@@ -111,10 +112,6 @@ class Recipe:
         if self.longer > 1:
             parts.append(f"x{self.longer}")
         return "+".join(parts)
-
-    @property
-    def network_said(self) -> str:
-        return "" if self.network == "conv" else f"{self.network.upper()}-"
 
     def model(self) -> Classifier:
         """The untrained network, with the same weights for every defence."""

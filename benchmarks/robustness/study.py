@@ -108,8 +108,9 @@ STUDIES = {
 }
 
 
-# By name, whether there is noise in test.
+# By name, the sign, and whether the channels are in an order by chance.
 RESCALINGS = {"rescaled": (1, False), "rescaled-opposite": (-1, False), "rescaled-shuffled": (-1, True)}
+# By name, whether there is noise in test.
 TRIALS = {"off": False, "on": True, "released": False, "swapped": False, **dict.fromkeys(RESCALINGS, False)}
 
 
