@@ -11,7 +11,8 @@
 # make bench-networks  training steps of whole networks: memory that is held, peak memory, and time (an hour)
 # make bench-largest   the largest batch of these networks within 8 GiB, by engine (hours)
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own
-# make sequences  Fashion-MNIST read row by row, by four neurons: accuracy, seconds an epoch by engine (minutes)
+# make encoding  Poisson encoding beside torch, snnTorch and SpikingJelly (minutes)
+# make sequences  Fashion-MNIST read row by row, by five neurons: accuracy, seconds an epoch by engine (minutes)
 # make sequences-pixels  the same pixel by pixel, T = 784 (goes on where it was stopped)
 # make docs   the documentation as a website, in site/
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
@@ -28,7 +29,7 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton triton-newest wheel bench family bench-networks bench-largest bench-peers sequences \
+	sanitize-triton triton-newest wheel bench family bench-networks bench-largest bench-peers encoding sequences \
 	sequences-pixels gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
@@ -66,7 +67,7 @@ test: lint test-cpu test-triton
 test-cpu: $(VENV)/built
 	$(BIN)/python -m pytest --ignore=tests/test_triton.py
 
-TRITON_TESTS := $(addprefix tests/test_triton,.py _block.py _packing.py)
+TRITON_TESTS := $(addprefix tests/test_triton,.py _block.py _encoding.py _packing.py)
 
 test-triton: $(VENV)/built
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(TRITON_TESTS) tests/test_roads.py tests/test_own.py
@@ -108,6 +109,9 @@ bench-networks: $(VENV)/built
 
 bench-largest: $(VENV)/built
 	$(BIN)/python -m benchmarks.networks --largest
+
+encoding: $(VENV)/built
+	$(BIN)/python -m benchmarks.encoding
 
 sequences: $(VENV)/built
 	$(BIN)/python -m benchmarks.sequences rows --data $(DATA)

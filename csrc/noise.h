@@ -6,6 +6,7 @@
 namespace tgo {
 
 constexpr int kStepsPerBlock = 4;
+constexpr uint32_t kNormals = 0, kChances = 1;  // streams of the same seed: the noise, and spikes by chance
 
 // What Philox needs of a 64-bit lane: the product of its low half, and three-way exclusive or.
 struct ScalarLanes {
@@ -34,14 +35,14 @@ TGO_HD void philox_keys(uint64_t seed, Lane keys[2 * kRounds]) {
   }
 }
 
-// Four words at counter (low, high, block, 0) for each of so many pairs (or vectors of them), each word in the low half
-// of its 64-bit lane; the high halves are left unspecified. Lane is uint64_t, or a vector of them, with the operations
-// Op. Pairs are taken side by side since every round waits for the one before.
-template <class Op, int count, class Lane>
+// Four words at counter (low, high, block, stream) for each of so many pairs (or vectors of them), each word in the low
+// half of its 64-bit lane; the high halves are left unspecified. Lane is uint64_t, or a vector of them, with the
+// operations Op. Pairs are taken side by side since every round waits for the one before.
+template <class Op, int count, uint32_t stream = kNormals, class Lane>
 TGO_HD void philox(const Lane keys[2 * kRounds], const Lane low[count], const Lane high[count], Lane block,
                    Lane words[4][count]) {
   Lane(&c0)[count] = words[0], (&c1)[count] = words[1], (&c2)[count] = words[2], (&c3)[count] = words[3];
-  for (int i = 0; i < count; ++i) c0[i] = low[i], c1[i] = high[i], c2[i] = block, c3[i] = Lane{};
+  for (int i = 0; i < count; ++i) c0[i] = low[i], c1[i] = high[i], c2[i] = block, c3[i] = Lane{} + uint64_t(stream);
   TGO_UNROLL for (int round = 0; round < kRounds; ++round) {
     Lane p0[count], p1[count];
     for (int i = 0; i < count; ++i) {

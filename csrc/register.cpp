@@ -6,6 +6,7 @@
 #include "cpu/max_pool.h"
 #include "cpu/norm.h"
 #include "cpu/pack.h"
+#include "cpu/poisson.h"
 #include "cpu/table.h"
 #include "cpu/walk.h"
 #include "scan.h"
@@ -53,6 +54,7 @@ STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CPU, m) {
   m.impl("norm_grad", TORCH_BOX(&cpu::norm_grad));
   m.impl("norm_line", TORCH_BOX(&cpu::norm_line));
   m.impl("pack", TORCH_BOX(&cpu::pack));
+  m.impl("poisson_spikes", TORCH_BOX(&cpu::poisson_spikes));
   m.impl("sum_table", TORCH_BOX(&cpu::sum_table));
   m.impl("unpack", TORCH_BOX(&cpu::unpack));
 }

@@ -61,11 +61,11 @@ TGO_HD Word<F> narrowed(F x) {
   return (magnitude >= 0x477FF000 ? special : finite) | (bits >> 16 & 0x8000);
 }
 
-// Of 0 and 1 in 16 bits.
+// Of -1, 0 and 1 in 16 bits.
 template <class S, class F>
 TGO_HD Word<F> narrowed_spike(F x) {
   const Word<F> high = bit_cast<Word<F>>(x) >> 16;
-  return std::is_same_v<S, Half> ? high & 0x3C00 : high;
+  return std::is_same_v<S, Half> ? high & 0xBC00 : high;
 }
 
 }  // namespace tgo

@@ -16,7 +16,7 @@ FLAGS = {
     "thread": "-fsanitize=thread -Wno-tsan",
 }
 RUNTIMES = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}
-TESTED = "sanitize", "lif", "cuda_host", "packing", "pools", "blocks", "recompute", "table"
+TESTED = "sanitize", "lif", "cuda_host", "packing", "pools", "encoding", "blocks", "recompute", "table"
 TESTS = [f"test_{name}.py" for name in TESTED]
 # Slower by the sanitizers, and by the loops over threads of the CUDA engine on the host.
 EXAMPLES = {"NATIVE_EXAMPLES": "300", "CUDA_HOST_EXAMPLES": "300"}

@@ -24,6 +24,9 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
         torch.ops.tgo_kernels.unpack(packed, back)
         assert torch.equal(back, x)
         found(packed)
+    rates = normal(3, 5, 7, 9).abs().clamp(max=1).to(dtype)
+    for x in (rates, rates.to(memory_format=torch.channels_last), -rates):
+        found(tgo.poisson(x, 7, bool((x < 0).any()), 5, 3))
     for shape in ((2, 3, 5, 9, 17), (2, 3, 64, 4, 4), (1, 2, 3, 40, 40)):
         for last in (False, True):
             x = normal(*shape)

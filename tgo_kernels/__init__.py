@@ -4,6 +4,7 @@ from tgo_kernels import house, neurons, noise, reference, surrogate
 from tgo_kernels.allocator import tune_allocator
 from tgo_kernels.blocks import Block
 from tgo_kernels.call import LIFOutput, ScanOutput
+from tgo_kernels.encoding import poisson
 from tgo_kernels.functional import lif, scan
 from tgo_kernels.fusion import Fusion, fuse
 from tgo_kernels.guard import GuardSchedule, flip_probability, guard_penalty, neighbor_rates
@@ -45,6 +46,7 @@ __all__ = [
     "neurons",
     "noise",
     "pack_spikes",
+    "poisson",
     "reference",
     "scan",
     "signatures",

@@ -1,4 +1,4 @@
-"""The kernels beside the scan, of norms, pools and packed spikes: which tensors have them, and Triton's for GPUs."""
+"""The kernels beside the scan, of norms, pools, bits and encoding: which tensors have them, and Triton's for GPUs."""
 
 import functools
 import importlib.util
@@ -14,6 +14,7 @@ LIBRARY.define("pack_integers(Tensor x, int planes) -> Tensor")  # of a dense x;
 LIBRARY.define("unpack_integers(Tensor words, Tensor(a!) x) -> ()")
 _TRITON = {
     "bits": ("pack_integers", "unpack_integers"),
+    "encoding": ("poisson_spikes",),
     "norm": ("channel_moments", "norm_line", "norm_grad", "add_affine"),
     "pool": ("max_pool", "max_pool_bwd"),
 }

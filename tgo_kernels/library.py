@@ -42,12 +42,14 @@ def no_vmap(*arguments: Any) -> NoReturn:
     raise RuntimeError("tgo_kernels.lif has no vmap: all dimensions of x but the first are neurons, put it there")
 
 
-def differentiated(name: str, schema: str, plain: Callable, differentiable: Callable) -> Callable:
+def differentiated(
+    name: str, schema: str, plain: Callable, differentiable: Callable, vmap: Callable = no_vmap
+) -> Callable:
     """Defines an operator of :mod:`tgo_kernels`: ``plain`` torch, and ``differentiable`` what applies its Function."""
     LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
     LIBRARY.impl(name, untraced(plain), "CompositeExplicitAutograd")
     operator = getattr(torch.ops.tgo_kernels, name).default
-    gradient(operator, differentiable, no_vmap)
+    gradient(operator, differentiable, vmap)
     return operator
 
 

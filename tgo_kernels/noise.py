@@ -14,6 +14,7 @@ rounded ``sqrt`` and never a fused multiply-add, but where the product is exact:
 bits. Generator: Salmon et al., SC 2011. Counter layout, mapping to (0, 1) and polynomials: our decision.
 """
 
+from collections.abc import Callable
 from numbers import Integral
 
 import torch
@@ -69,25 +70,38 @@ def standard_normal(
     if device is None:
         device = seed.device if isinstance(seed, Tensor) else "cpu"
     key = as_seed(seed, torch.device(device))
-    first_block, offset = divmod(first_step, STEPS_PER_BLOCK)
-    blocks = -(-(offset + steps) // STEPS_PER_BLOCK)
-    rows: list[Tensor] = []
-    for block in range(first_block, first_block + blocks):
-        w0, w1, w2, w3 = philox(key, torch.arange((neurons + 1) // 2, device=device), block)
-        for even, odd in ((w0, w2), (w1, w3)):
-            rows += two_normals(torch.stack((even, odd), -1).flatten()[:neurons])
-    rows = rows[offset : offset + steps]
+    rows = rows_of(key, steps, neurons, first_step, two_normals)
     return torch.stack(rows) if rows else torch.empty(0, neurons, device=device)
 
 
-def philox(seed: Tensor, pair: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 at counter ``(pair low, pair high, block, 0)``: four 32-bit words, held in int64.
+def rows_of(
+    seed: Tensor,
+    steps: int,
+    neurons: int,
+    first_step: int,
+    two_of: Callable[[Tensor], tuple[Tensor, Tensor]],
+    stream: int = 0,
+) -> list[Tensor]:
+    """Of so many steps the numbers of all neurons, two of them from each word."""
+    first_block, offset = divmod(first_step, STEPS_PER_BLOCK)
+    blocks = -(-(offset + steps) // STEPS_PER_BLOCK)
+    pairs = torch.arange((neurons + 1) // 2, device=seed.device)
+    rows: list[Tensor] = []
+    for block in range(first_block, first_block + blocks):
+        w0, w1, w2, w3 = philox(seed, pairs, block, stream)
+        for even, odd in ((w0, w2), (w1, w3)):
+            rows += two_of(torch.stack((even, odd), -1).flatten()[:neurons])
+    return rows[offset : offset + steps]
+
+
+def philox(seed: Tensor, pair: Tensor, block: int, stream: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 at counter ``(pair low, pair high, block, stream)``: four 32-bit words, held in int64.
 
     ``seed`` is an int64 tensor of one element, ``pair`` int64 of any shape ``[*]``; each word is ``[*]``.
     """
     # int64 products wrap modulo 2^64, so that bits 32..63 are right whatever the sign.
     key = [seed.reshape(()) & _WORD, (seed.reshape(()) >> 32) & _WORD]
-    c0, c1, c2, c3 = pair & _WORD, (pair >> 32) & _WORD, torch.full_like(pair, block), torch.zeros_like(pair)
+    c0, c1, c2, c3 = pair & _WORD, (pair >> 32) & _WORD, torch.full_like(pair, block), torch.full_like(pair, stream)
     for _ in range(ROUNDS):
         p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1 = ((p1 >> 32) & _WORD) ^ c1 ^ key[0], p1 & _WORD
@@ -125,20 +139,20 @@ def _as_float(word: Tensor) -> Tensor:
     return word.to(torch.int32).view(torch.float32)
 
 
-def as_seed(seed: int | Tensor, device: torch.device) -> Tensor:
+def as_seed(seed: int | Tensor, device: torch.device, name: str = "noise_seed") -> Tensor:
     """The seed as a tensor of one int64 on ``device``; an int is taken modulo 2^64."""
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.layout != torch.strided or seed.numel() != 1:
             raise TypeError(
-                f"noise_seed must be one int64, got {seed.dtype} of shape {tuple(seed.shape)} and {seed.layout}"
+                f"{name} must be one int64, got {seed.dtype} of shape {tuple(seed.shape)} and {seed.layout}"
             )
         if seed.device != device:
-            raise ValueError(f"noise_seed must be on {device} as x is, got {seed.device}")
+            raise ValueError(f"{name} must be on {device} as x is, got {seed.device}")
         return seed
     if not isinstance(seed, Integral) or isinstance(seed, bool):
-        raise TypeError(f"noise_seed must be an int, an int64 tensor or None, got {type(seed).__name__}")
+        raise TypeError(f"{name} must be an int, an int64 tensor or None, got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"noise_seed must fit in 64 bits, got {seed}")
+        raise ValueError(f"{name} must fit in 64 bits, got {seed}")
     return torch.full((), int(seed) - 2**64 if seed >= 2**63 else int(seed), dtype=torch.int64, device=device)
 
 
@@ -155,9 +169,9 @@ def draw_seed(device: torch.device) -> Tensor:
     return torch.randint(2**63 - 1, (), dtype=torch.int64, device=device)
 
 
-def check_step(first_step: int, steps: int) -> None:
+def check_step(first_step: int, steps: int, name: str = "noise_step") -> None:
     if not isinstance(first_step, (int, Integral)) or isinstance(first_step, bool):  # int alone is found at once
-        raise TypeError(f"noise_step must be an int, got {type(first_step).__name__}")
+        raise TypeError(f"{name} must be an int, got {type(first_step).__name__}")
     # torch.export would take the bound on a symbolic number of steps for a demand on every input.
     if first_step < 0 or (not torch.compiler.is_compiling() and first_step + steps > MAX_STEPS):
-        raise ValueError(f"noise_step must be >= 0 and end within 2^34 steps, got {first_step} + {steps}")
+        raise ValueError(f"{name} must be >= 0 and end within 2^34 steps, got {first_step} + {steps}")

@@ -1,4 +1,4 @@
-"""The kernels beside the scan, of norms, pools and packed spikes, as compiled: static counts, the code is not walked.
+"""The kernels beside the scan (norms, pools, packed and encoded spikes) as compiled: static counts, no code is walked.
 
 The masked accesses behind the last whole block of packed spikes are among those of less than 128 bits.
 """
@@ -9,18 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import triton
 from triton.compiler import ASTSource
 
 from benchmarks.gpu_compile.code import SIZES_OF
 from benchmarks.gpu_compile.report import AMD_WIDTHS
 from benchmarks.gpu_compile.triton_code import DIVISIBLE, TARGETS, disassemble, resources
-from tgo_kernels._triton import bits, norm, pool
+from tgo_kernels._triton import bits, encoding, norm, pool
 from tgo_kernels._triton.launch import OPTIONS
+from tgo_kernels.layout import layout_of
 
 REGISTERS = 80
 BOTH = ("loads", "stores")
-POINTERS = {"words_ptr": "*i32", "winners_ptr": "*u8", "sums_ptr": "*fp64", "moments_ptr": "*fp64"}
+STORED = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+POINTERS = {"words_ptr": "*i32", "winners_ptr": "*u8", "seed_ptr": "*i64", "sums_ptr": "*fp64", "moments_ptr": "*fp64"}
 ROWS = ("x_ptr", "y_ptr", "g_ptr", "g_x_ptr")  # in the call's dtype; else fp32
 LAYOUTS = {"channels last": (64, 1), "planes": (64, 784)}  # channels and inner
 WINDOWS = {"2x2": (2, 2, 2, 2, 0, 0, 1, 1), "3x3": (3, 3, 2, 2, 1, 1, 1, 1)}
@@ -60,6 +63,9 @@ def calls(target: str, dtype: str) -> Iterator[Call]:
             constants = {"WINDOW": window, **pool.shape(size, beside, warp_size)}
             yield call(f"max_pool {kind}, {name}", pool.max_pool_kernel, constants, *wide)
             yield call(f"max_pool_bwd {kind}, {name}", pool.max_pool_back_kernel, constants, *wide)
+    layout = layout_of(torch.empty(1, 64, 784, device="meta"))
+    flags = encoding.flags_of(STORED[dtype], layout, True, 4, 0, warp_size)
+    yield call("poisson, T = 4", encoding.poisson_kernel, {"SIGNED": False, "F": flags}, *BOTH)
     yield call("sums of moments", norm.moments_kernel, norm.SUMS)
     yield call("norm_line", norm.line_kernel, {"BLOCK": norm.CHANNELS})
     yield call("norm_grad", norm.line_grad_kernel, {"BLOCK": norm.CHANNELS})

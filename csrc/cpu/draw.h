@@ -1,4 +1,4 @@
-// The noise of a block of neurons, in vectors. Part of kernels_impl.h.
+// The random numbers of a block of neurons, in vectors. Part of kernels_impl.h.
 
 namespace tgo::cpu::TGO_ISA {
 namespace {
@@ -39,10 +39,14 @@ struct EachExact {
   }
 };
 
-void noise(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, int64_t len, uint32_t block,
-           float* const z[kStepsPerBlock], const void* const* next[2], int64_t size) {
+// Of steps 0 and 1, and of 2 and 3, by neuron.
+using Words = uint32_t[2][kBlock + 2 * kPhilox * kLanes];
+
+// The words of Kernels::noise()'s neurons; returns how many of others stand before them.
+template <uint32_t stream>
+TGO_HD int64_t draw_words(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, int64_t len,
+                          uint32_t block, Words& words) {
   constexpr int64_t kHalf = kLanes / 2;  // as many pairs as Lanes has
-  alignas(64) uint32_t words[2][kBlock + 2 * kPhilox * kLanes];  // of steps 0 and 1, and of 2 and 3, by neuron
   Lanes count, keys[2 * kRounds];
   for (int i = 0; i < kHalf; ++i) count[i] = i;
   philox_keys(seed, keys);
@@ -53,7 +57,7 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first
     for (int64_t k = 0; k < pairs; k += kPhilox * kHalf) {
       Lanes low[kPhilox], high[kPhilox], lanes[4][kPhilox];
       for (int i = 0; i < kPhilox; ++i) of(k + i * kHalf, &low[i], &high[i]);
-      philox<LaneOps, kPhilox>(keys, low, high, block_lanes, lanes);
+      philox<LaneOps, kPhilox, stream>(keys, low, high, block_lanes, lanes);
       for (int word = 0; word < 2; ++word)
         for (int i = 0; i < kPhilox; ++i) put(word, k + i * kHalf, lanes[word][i], lanes[word + 2][i]);
     }
@@ -62,7 +66,7 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first
     const Word<F> both = alternating(even, odd);
     memcpy(words[word] + 2 * k, &both, sizeof(both));
   };
-  int64_t before = 0;  // words of neurons that are not asked for
+  int64_t before = 0;
   if (!neuron) {  // the high word is the same for the whole block, and what follows from it alone is computed once
     before = first % 2;
     const auto of = [&](int64_t k, Lanes* low, Lanes* high) TGO_INLINE {
@@ -99,6 +103,13 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first
       });
     }
   }
+  return before;
+}
+
+void noise(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, int64_t len, uint32_t block,
+           float* const z[kStepsPerBlock], const void* const* next[2], int64_t size) {
+  alignas(64) Words words;
+  const int64_t before = draw_words<kNormals>(seed, neuron, distance, first, len, block, words);
   for (int word = 0; word < 2; ++word)
     for (int64_t j = 0; j < len; j += kTwoNormals * kLanes) {
       for (int i = 2 * word; i < 2 * word + 2; ++i)
@@ -113,6 +124,36 @@ void noise(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first
       memcpy(z[2 * word] + j, &z0, sizeof(z0));
       memcpy(z[2 * word + 1] + j, &z1, sizeof(z1));
     }
+}
+
+// In 65536 equally likely numbers so many are below.
+TGO_HD Int<F> chances_of(F value, bool with_sign) {
+  const F size = with_sign ? absolute(value) : value;
+  const F p = size > 0.f ? size : F{};  // NaN has none
+  return __builtin_convertvector((p < 1.f ? p : splat<F>(1.f)) * 65536.f + 0.5f, Int<F>);
+}
+
+template <class S>
+void spikes_of(const Chances& c, const Words& words, int64_t before) {
+  for_groups<1>(c.len, [&](int64_t j, auto, auto count) TGO_INLINE {
+    const F value = load_row<S>(c.x, j, count);
+    const Int<F> chances = chances_of(value, c.with_sign);
+    const Word<F> sign = c.with_sign ? bit_cast<Word<F>>(value) & 0x80000000u : Word<F>{};
+    const Word<F> spike = sign | 0x3F800000u;
+    for (int i = 0; i < kStepsPerBlock; ++i) {
+      if (!c.rows[i]) continue;
+      const Word<F> word = load<Word<F>>(words[i / 2] + before + j, Whole());
+      const Int<F> number = bit_cast<Int<F>>(i % 2 ? word >> 16 : word & 0xFFFFu);
+      store_row<S, false, true>(c.rows[i], j, bit_cast<F>((Word<F>)(number < chances) & spike), count);
+    }
+  });
+}
+
+void spikes(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, uint32_t block, Storage storage,
+            const Chances& c) {
+  alignas(64) Words words;
+  const int64_t before = draw_words<kChances>(seed, neuron, distance, first, c.len, block, words);
+  as_stored(storage, [&]<class S>() { spikes_of<S>(c, words, before); });
 }
 
 }  // namespace

@@ -107,6 +107,14 @@ struct Pool {
 
 constexpr uint8_t kNoWinner = 255;  // so many taps a window may have
 
+// Spikes of neurons by chance: x, a row of their probabilities, and rows of four steps, or null.
+struct Chances {
+  const void* x;
+  void* rows[kStepsPerBlock];
+  int64_t len;
+  bool with_sign;  // of x, whose size is the probability
+};
+
 struct Kernels {
   const char* name;
   // z[i][j]: the four normals of Philox block `block` for neuron[j], the first + j-th in memory, or for first + j itself
@@ -114,6 +122,9 @@ struct Kernels {
   // of both that are used next are fetched, those that are not null, `size` bytes for each neuron.
   void (*noise)(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, int64_t len, uint32_t block,
                 float* const z[kStepsPerBlock], const void* const* next[2], int64_t size);
+  // In the four steps of that block, of neurons that are given as there.
+  void (*spikes)(uint64_t seed, const int64_t* neuron, int64_t distance, int64_t first, uint32_t block, Storage,
+                 const Chances&);
   // Elements as fp32, and back.
   void (*widen)(Storage, const void* from, float* to, int64_t len);
   void (*narrow)(Storage, const float* from, void* to, int64_t len);

@@ -26,7 +26,7 @@ void narrow(Storage storage, const float* from, void* to, int64_t len) {
 
 template <class... Steps>
 constexpr Kernels kernels_of(House<Steps...>) {
-  return {TGO_ISA_NAME, noise,     widen,       narrow,     pack, unpack,
+  return {TGO_ISA_NAME, noise, spikes, widen,       narrow,     pack, unpack,
           pool_outputs, pool_back, column_sums, add_affine,
           {kernels_for<Steps>...}};
 }

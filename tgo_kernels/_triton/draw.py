@@ -29,7 +29,7 @@ def counter_of(start, sizes, strides, F: tl.constexpr):
 
 
 @triton.jit
-def draw(seed_ptr, counter, block, F: tl.constexpr):
+def draw(seed_ptr, counter, block, F: tl.constexpr, STREAM: tl.constexpr = 0):
     """The words of a Philox block: a thread's next pair's, or its next neuron's. And the counter of what follows."""
     if F.noise == NO_NOISE:
         return (), counter
@@ -44,11 +44,11 @@ def draw(seed_ptr, counter, block, F: tl.constexpr):
                 low, high, following = index.to(tl.uint32), (index >> 32).to(tl.uint32), (index + distance, distance)
             else:
                 low, high, following = counter[0], counter[1], counter
-            a, b, c, d = philox(seed, low >> 1 | high << 31, high >> 1, block)
+            a, b, c, d = philox(seed, low >> 1 | high << 31, high >> 1, block, STREAM)
             odd = (low & 1) == 1
             return (tl.where(odd, c, a), tl.where(odd, d, b)), following
         else:
-            return philox(seed, counter[0], counter[1], block), (counter[0] + 1, counter[1])
+            return philox(seed, counter[0], counter[1], block, STREAM), (counter[0] + 1, counter[1])
 
 
 @triton.jit

@@ -247,10 +247,10 @@ def relu(z):
 
 
 @triton.jit
-def philox(seed, c0, c1, block):
-    """Philox4x32-10 at counter ``(c0, c1, block, 0)``."""
+def philox(seed, c0, c1, block, STREAM: tl.constexpr):
+    """Philox4x32-10 at counter ``(c0, c1, block, STREAM)``."""
     k0, k1 = seed
-    c2, c3 = block.to(tl.uint32), tl.full((), 0, tl.uint32)
+    c2, c3 = block.to(tl.uint32), tl.full((), STREAM, tl.uint32)
     for _ in tl.static_range(ROUNDS):
         # One product of 64 bits: cheaper than tl.umulhi and another multiplication for the low word.
         p0, p1 = c0.to(tl.uint64) * MULTIPLIER_0, c2.to(tl.uint64) * MULTIPLIER_1
