@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 import tgo_kernels as tgo
@@ -135,10 +134,8 @@ class Poisson(Pixels):
         self.on = on
 
     def forward(self, images: Tensor) -> Tensor:
-        x = super().forward(2 * images - 1)
-        if not (self.training or self.on):
-            return x
-        return x + (x.sign() * (torch.rand_like(x) <= x.abs()) - x).detach()
+        x = 2 * images - 1
+        return tgo.poisson(x, self.steps, signed=True) if self.training or self.on else super().forward(x)
 
 
 def classifier(name: str, lif: Neurons, steps: int = 4, **sizes) -> Classifier:
