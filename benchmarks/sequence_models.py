@@ -1,7 +1,8 @@
 """The networks that read an image as a sequence, and what decides a training of one.
 
 The network is Linear, neuron, Linear, neuron, Linear and a leaky integrator, whose mean over time are the logits. Only
-the neuron differs: LIF, AdaptiveLIF (Bellec et al. 2018), AdLIF (Bittar and Garner 2022, Euler's) or SynapticLIF.
+the neuron differs: LIF, AdaptiveLIF (Bellec et al. 2018), AdLIF (Bittar and Garner 2022, Euler's), SynapticLIF or
+SelfPredictingLIF (our form of arXiv 2601.21823, from ``rate = 1 / tau``, ``of_output = 1`` and ``of_input = 1 / tau``).
 Weights, images, their order and augmentation, and the number of updates are those of the seed; neurons with more
 constants have more parameters. Resets are soft, and the decay and all constants beside those of LIF learn, one a
 neuron, from one value for all. Those that are decays are kept in [0, 1], and AdLIF's ``a`` at ``rho - 1`` or more:
@@ -37,8 +38,8 @@ TASKS = {
     "rows": Task(28, tau=4.0, rho=0.95, a=0.05, factors=(5.0, 8.0), epochs=30, seeds=3),
     "pixels": Task(784, tau=20.0, rho=0.99, a=0.01, factors=(20.0, 40.0), epochs=15, seeds=1),
 }
-NEURONS = ("LIF", "AdaptiveLIF", "AdLIF", "SynapticLIF")
-DECAYS = ("rho", "current_decay")
+NEURONS = ("LIF", "AdaptiveLIF", "AdLIF", "SynapticLIF", "SelfPredictingLIF")
+DECAYS = ("rho", "current_decay", "rate")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def neurons(task: Task, kind: str, hidden: int, impl: str) -> tgo.LIF:
         "AdaptiveLIF": {"rho": task.rho, "beta": 1.8},
         "AdLIF": {"rho": task.rho, "a": task.a, "b": 2 * task.a},
         "SynapticLIF": {"current_decay": 0.5},
+        "SelfPredictingLIF": {"rate": 1 / task.tau, "of_output": 1.0, "of_input": 1 / task.tau},
     }[kind]
     learn = {f"learn_{name}": True for name in ("decay", *own)}
     return getattr(tgo, kind)(task.tau, v_reset=None, channels=hidden, impl=impl, **own, **learn)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST read as a sequence, by four neurons: accuracy, and seconds an epoch by engine.
+"""Fashion-MNIST read as a sequence, by five neurons: accuracy, and seconds an epoch by engine.
 
     python -m benchmarks.sequences rows      T = 28, a row of 28 pixels a step: minutes
     python -m benchmarks.sequences pixels    T = 784, a pixel a step: goes on where it was stopped
@@ -50,7 +50,7 @@ TRAININGS = ("task", "T", "data", "images", "neuron", "seed", "hidden", "paramet
 TRAININGS = (*TRAININGS, "accuracy", "rate_1", "rate_2", "seconds", *record.ORIGIN)
 TIMES = ("task", "T", "images", "batch", "hidden", "neuron", "engine", "threads", "p20_ms", "p50_ms", "p80_ms")
 TIMES = (*TIMES, "s_per_epoch", "first_call_s", "note", *record.ORIGIN)
-COLOURS = dict(zip(NEURONS, ("#6a9e2f", "#b06ad1", "#d1557a", "#c2a000"), strict=True))
+COLOURS = dict(zip(NEURONS, ("#6a9e2f", "#b06ad1", "#d1557a", "#c2a000", "#3b8ea5"), strict=True))
 ENGINE_COLOURS = dict(
     zip(ENGINES, (plot.COLOURS[name] for name in ("tgo_kernels", "eager", "torch.compile")), strict=True)
 )

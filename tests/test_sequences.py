@@ -49,7 +49,7 @@ def test_only_the_neuron_differs_and_all_layers_fire(task, images):
     linear = [[each.weight for each in model.layers if isinstance(each, torch.nn.Linear)] for model in models]
     assert all(torch.equal(a, b) for each in linear[1:] for a, b in zip(linear[0], each, strict=True))
     sizes = [sum(p.numel() for p in model.parameters()) for model in models]
-    assert [size - sizes[0] for size in sizes] == [0, 2 * 2 * 128, 2 * 3 * 128, 2 * 128]
+    assert [size - sizes[0] for size in sizes] == [0, 2 * 2 * 128, 2 * 3 * 128, 2 * 128, 2 * 3 * 128]
     for model, neuron in zip(models, NEURONS, strict=True):
         with torch.no_grad():
             model(images)
@@ -89,7 +89,8 @@ def test_pixels_are_read_in_order_and_rows_from_the_top():
 
 
 def test_decays_stay_decays(images):
-    for neuron, name in (("AdLIF", "rho"), ("AdaptiveLIF", "rho"), ("SynapticLIF", "current_decay")):
+    names = {"AdLIF": "rho", "AdaptiveLIF": "rho", "SynapticLIF": "current_decay", "SelfPredictingLIF": "rate"}
+    for neuron, name in names.items():
         model = Training("rows", neuron, hidden=4).model()
         with torch.no_grad():
             getattr(model.neurons[0], name).copy_(torch.tensor([-0.1, 0.5, 1.0, 1.1]))

@@ -99,7 +99,7 @@ STUDIES = {
     ),
     "full": Study(
         Recipe(data="full"),
-        dict.fromkeys(MAIN, (0, 1, 2)) | dict.fromkeys(OTHERS, (0,)),
+        dict.fromkeys(MAIN, (0, 1, 2)) | dict.fromkeys(OTHERS, (0,)) | {"BPTT+prediction": (0, 1, 2)},
         images=100,
         effort=Effort(),
         out=ROOT / "benchmarks" / "robustness" / "results",
