@@ -20,7 +20,7 @@ from tgo_kernels.robustness import ANSWERS, Outcome, evaluate, victim
 def test_each_gain_is_over_what_differs_in_that_one_thing():
     def outcome(right: int) -> dict[int, Outcome]:
         bits = torch.arange(10) < right
-        return {0: Outcome(dict.fromkeys([*findings.MAIN[:-1], "local search"], bits))}
+        return {0: Outcome(dict.fromkeys([*findings.ATTACKS[:-1], "local search"], bits))}
 
     right = {
         ("BPTT", False): 2,

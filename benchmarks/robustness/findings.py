@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.robustness.recipe import Recipe
+from benchmarks.robustness.recipe import OF_PAPER, PARTS, Recipe
 from tgo_kernels.robustness import ANSWERS, Outcome
 from tgo_kernels.robustness.checklist import CHECKS, MORE, SLACK, WITH_NOISE, passes, slack
 from tgo_kernels.robustness.diagnostics import Diagnosis
@@ -13,11 +13,9 @@ from tgo_kernels.robustness.outcome import markdown
 
 Row = tuple[str, bool]  # defence, noise in test
 Outcomes = dict[Row, dict[int, Outcome]]  # then by seed, all of the same images
-MAIN = ("clean", "FGSM", "PGD7", "PGD40", "worst")
+ATTACKS = ("clean", "FGSM", "PGD7", "PGD40", "worst")
 GAINS = ("FGSM", "PGD40", "worst")
 SHORT = ("BPTT", "BPTT+TGO", "AT", "AT+TGO")  # what the README shows
-METHODS = ("BPTT", "AT", "RAT")
-EXTRAS = ("guard", "noise", "TGO")
 # What else of a method a defence is compared with, where it is not the method alone.
 ALIKE = {
     "TGO": ("", "noise", "guard"),
@@ -52,7 +50,7 @@ def name_of(row: Row) -> str:
 def of_tgo(row: Row) -> bool:
     """Whether it is one of the paper's own: a method, with the guard, the noise, both or none."""
     method, _, extra = row[0].partition("+")
-    return method in METHODS and extra in ("", *EXTRAS)
+    return method in OF_PAPER and extra in PARTS
 
 
 def shares(seeds: dict[int, Outcome], name: str) -> list[float]:
@@ -179,7 +177,7 @@ def report(
     tgo = {row: seeds for row, seeds in outcomes.items() if of_tgo(row)}
     rest = {row: seeds for row, seeds in outcomes.items() if not of_tgo(row)}
     names = list(dict.fromkeys(k for seeds in outcomes.values() for o in seeds.values() for k in o.stood))
-    others = tuple(name for name in names if name not in MAIN)
+    others = tuple(name for name in names if name not in ATTACKS)
     gradients = [["defence", "gradient sparsity", "L1 of the gradient", "Jacobian", "threshold neighbours by layer"]]
     for defence, found in diagnoses.items():
         layers = zip(*(d.distances.layers for d in found), strict=True)
@@ -198,7 +196,7 @@ def report(
         f"alone. Trained on {images} images for {recipe.epochs} epochs, T={recipe.steps}; guard_margin "
         f"{recipe.guard_margin:g}, lambda_max {recipe.lambda_max:g}, ATan({recipe.alpha:g}). {said}.",
         "",
-        *results(short, MAIN),
+        *results(short, ATTACKS),
         "",
         "## Gains",
         "",
@@ -208,13 +206,13 @@ def report(
         "",
         "## Guard, noise, and both",
         "",
-        *results(tgo, MAIN),
+        *results(tgo, ATTACKS),
         "",
         *gains(tgo),
         "",
         "## Other defences",
         "",
-        *(results(rest, MAIN) if rest else ["None yet."]),
+        *(results(rest, ATTACKS) if rest else ["None yet."]),
         "",
         *(gains(outcomes, rest) if rest else []),
         "",

@@ -9,7 +9,9 @@ import tgo_kernels as tgo
 from benchmarks.robustness.models import NETWORKS, Classifier, Pixels, Poisson, classifier
 from benchmarks.robustness.neurons import NEURONS, exchanged
 
-METHODS = ("BPTT", "AT", "RAT", "TRADES")
+OF_PAPER = ("BPTT", "AT", "RAT")  # methods that TGO is tried with
+METHODS = (*OF_PAPER, "TRADES")
+PARTS = {"": (False, False), "guard": (True, False), "noise": (False, True), "TGO": (True, True)}  # guard and noise
 POWERS = {1: "hinge", 2: "squared"}
 CHOICES = {
     "network": NETWORKS,
@@ -96,9 +98,9 @@ class Recipe:
     @property
     def defence(self) -> str:
         """The method, and what differs from LIF on currents behind batch norms."""
-        said = {(True, True): ["TGO"], (True, False): ["guard"], (False, True): ["noise"], (False, False): []}
         network = "" if self.network == "conv" else f"{self.network.upper()}-"
-        parts = [network + self.method, *said[self.guard, self.noise]]
+        parts = [network + self.method]
+        parts += [name for name, switches in PARTS.items() if name and switches == (self.guard, self.noise)]
         if self.guard and (self.guard_side, self.guard_power) != ("both", 1):
             parts[-1] += "-below" if self.guard_side == "below" else f"-{POWERS[self.guard_power]}"
         if self.neurons != "LIF":

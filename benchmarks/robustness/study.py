@@ -24,24 +24,18 @@ from tqdm import tqdm
 import tgo_kernels as tgo
 from benchmarks.robustness import data, findings, neurons, pictures, train
 from benchmarks.robustness.models import Classifier, Poisson, with_noise
-from benchmarks.robustness.recipe import Recipe
+from benchmarks.robustness.recipe import OF_PAPER, PARTS, Recipe
 from tgo_kernels.robustness import EFFORTS, Effort, Outcome, Victim, attacks, channels, diagnostics, evaluate
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = {
-    "": {},
-    "+guard": {"guard": True},
-    "+noise": {"noise": True},
-    "+TGO": {"guard": True, "noise": True},
-}
 MAIN: dict[str, dict[str, Any]] = {
-    method + extra: {"method": method, **changes}
-    for method in ("BPTT", "AT", "RAT")
-    for extra, changes in EXTRAS.items()
+    f"{method}+{part}".rstrip("+"): {"method": method, "guard": guard, "noise": noise}
+    for method in OF_PAPER
+    for part, (guard, noise) in PARTS.items()
 }
 OTHERS: dict[str, dict[str, Any]] = {
-    "AT+TGO-below": {"method": "AT", **EXTRAS["+TGO"], "guard_side": "below"},
-    "AT+TGO-squared": {"method": "AT", **EXTRAS["+TGO"], "guard_power": 2},
+    "AT+TGO-below": {**MAIN["AT+TGO"], "guard_side": "below"},
+    "AT+TGO-squared": {**MAIN["AT+TGO"], "guard_power": 2},
     "AT+HoSNN": {"method": "AT", "neurons": "HoSNN"},
     "AT+L2P-channel": {"method": "AT", "neurons": "L2P-channel"},
     "AT+L2P-neuron": {"method": "AT", "neurons": "L2P-neuron"},
