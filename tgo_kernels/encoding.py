@@ -13,12 +13,11 @@ from torch import Tensor
 
 from tgo_kernels import kernels, noise
 from tgo_kernels.call import check_dense
+from tgo_kernels.layout import in_steps
 from tgo_kernels.library import LIBRARY, Function, apply, below, differentiated, is_plain
 from tgo_kernels.neurons.base import check_bool, check_choice, state_dtype
 from tgo_kernels.packing import note_integers
 
-STREAM = 1  # the fourth word of the counter
-NUMBERS = 65536  # equally likely ones
 GRADIENTS = ("straight", "masked", "score")
 
 # Of a dense x; the spikes lie as it does, step behind step.
@@ -104,21 +103,17 @@ def _spikes(x: Tensor, steps: int, signed: bool, seed: Tensor, step: int, _: str
     return below(_kernel if kernels.serve(x) else reference, x, steps, signed, seed, step)
 
 
-def _empty(x: Tensor, steps: int, *_: Any) -> Tensor:
-    return x.new_empty_strided((steps, *x.shape), (x.numel(), *x.stride()))
-
-
-torch.library.register_fake("tgo_kernels::poisson_spikes", _empty, lib=LIBRARY)
+torch.library.register_fake("tgo_kernels::poisson_spikes", lambda x, steps, *_: in_steps(x, steps), lib=LIBRARY)
 
 
 def reference(x: Tensor, steps: int, signed: bool, seed: Tensor, step: int) -> Tensor:
     """The specification, in plain torch."""
     value = x.to(state_dtype(x.dtype))
     size = value.abs() if signed else value
-    chances = (torch.where(size > 0, size, 0).clamp(max=1) * NUMBERS + 0.5).long()  # rounded down
+    chances = (torch.where(size > 0, size, 0).clamp(max=1) * 65536 + 0.5).long()  # rounded down
     spike = torch.copysign(torch.ones_like(value), value) if signed else torch.ones_like(value)
-    rows = noise.rows_of(seed, steps, x.numel(), step, lambda word: (word & 0xFFFF, word >> 16), STREAM)
-    spikes = _empty(x, steps)
+    rows = noise.rows_of(seed, steps, x.numel(), step, lambda word: (word & 0xFFFF, word >> 16), noise.CHANCES)
+    spikes = in_steps(x, steps)
     for row, number in zip(spikes, rows, strict=True):
         row.copy_(torch.where(number.view(x.shape) < chances, spike, 0))
     return spikes

@@ -87,6 +87,11 @@ def arrange(x: Tensor) -> tuple[Tensor, Layout]:
     raise AssertionError("a contiguous tensor is dense")
 
 
+def in_steps(x: Tensor, steps: int) -> Tensor:
+    """Uninitialised, [steps, *] for a dense x [*]: each step lies as x does, behind the one before."""
+    return x.new_empty_strided((steps, *x.shape), (x.numel(), *x.stride()))
+
+
 def like(template: Tensor, x: Tensor) -> Tensor:
     """x with the strides of ``template``, copied if they differ."""
     same = all(n == 1 or a == b for n, a, b in zip(x.shape, x.stride(), template.stride(), strict=True))

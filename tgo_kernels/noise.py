@@ -23,6 +23,7 @@ from torch import Tensor
 __all__ = ["philox", "standard_normal", "two_normals"]
 
 STEPS_PER_BLOCK = 4
+NORMALS, CHANCES = 0, 1  # the counter's last word: streams of one seed, the noise and spikes by chance
 MAX_STEPS = 2**34  # step // 4 is a 32-bit word of the counter
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -80,7 +81,7 @@ def rows_of(
     neurons: int,
     first_step: int,
     two_of: Callable[[Tensor], tuple[Tensor, Tensor]],
-    stream: int = 0,
+    stream: int = NORMALS,
 ) -> list[Tensor]:
     """Of so many steps the numbers of all neurons, two of them from each word."""
     first_block, offset = divmod(first_step, STEPS_PER_BLOCK)
@@ -94,7 +95,7 @@ def rows_of(
     return rows[offset : offset + steps]
 
 
-def philox(seed: Tensor, pair: Tensor, block: int, stream: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(seed: Tensor, pair: Tensor, block: int, stream: int = NORMALS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10 at counter ``(pair low, pair high, block, stream)``: four 32-bit words, held in int64.
 
     ``seed`` is an int64 tensor of one element, ``pair`` int64 of any shape ``[*]``; each word is ``[*]``.

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tgo_kernels import encoding
+from tgo_kernels import noise
 from tgo_kernels._triton.draw import counter_of, draw
 from tgo_kernels._triton.launch import (
     DTYPES,
@@ -20,9 +20,9 @@ from tgo_kernels._triton.launch import (
 )
 from tgo_kernels._triton.math import MEMBRANE
 from tgo_kernels._triton.rows import apart, place_of, store_rows, value_of, word_of, words_of
-from tgo_kernels.layout import Layout, arrange, like
+from tgo_kernels.layout import Layout, arrange, in_steps, like
 
-STREAM, NUMBERS = tl.constexpr(encoding.STREAM), tl.constexpr(float(encoding.NUMBERS))
+CHANCES = tl.constexpr(noise.CHANCES)
 SIZES = ["steps", "neurons", "first", "before", "size1", "size2", "size3", "stride0", "stride1", "stride2", "stride3"]
 
 
@@ -34,7 +34,7 @@ def chances_of(value, SIGNED: tl.constexpr):
     one = tl.full(value.shape, 0x3F800000, tl.uint32)
     if SIGNED:
         one |= value.to(tl.uint32, bitcast=True) & 0x80000000
-    return (p * NUMBERS + 0.5).to(tl.int32), one.to(tl.float32, bitcast=True)
+    return (p * 65536.0 + 0.5).to(tl.int32), one.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -62,7 +62,7 @@ def poisson_kernel(
         counter, r0, r1, r2, r3, spikes = beginning, (), (), (), (), ()
         for j in tl.static_range(F.count):
             if j % 2 == 0 or F.permuted:
-                drawn, counter = draw(seed_ptr, counter, first + k, F, STREAM)
+                drawn, counter = draw(seed_ptr, counter, first + k, F, CHANCES)
             a, b = drawn[0], drawn[1]
             drawn = drawn[2:] + drawn[:2]
             spikes = spikes + (
@@ -103,7 +103,7 @@ def flags_of(dtype: torch.dtype, layout: Layout, aligned: bool, steps: int, step
 def poisson_spikes(x: Tensor, steps: int, signed: bool, seed: Tensor, step: int) -> Tensor:
     given, (x, layout) = x, arrange(x.unsqueeze(0))
     x = x[0]
-    spikes = encoding._empty(x, steps)
+    spikes = in_steps(x, steps)
     aligned = all(each.data_ptr() % ROW_BYTES == 0 for each in (x, spikes))
     flags = flags_of(x.dtype, layout, aligned, steps, step, WARP_SIZE)
     count, alignment = (each.value for each in (flags.count, flags.alignment))
@@ -111,4 +111,4 @@ def poisson_spikes(x: Tensor, steps: int, signed: bool, seed: Tensor, step: int)
     with torch.cuda.device_of(x):
         programs = triton.cdiv(layout.neurons, count * flags.block.value)
         poisson_kernel[(programs,)](x, spikes, seed, *sizes, SIGNED=signed, F=flags, **OPTIONS)
-    return spikes if x.stride() == given.stride() else like(encoding._empty(given, steps), spikes)
+    return spikes if x.stride() == given.stride() else like(in_steps(given, steps), spikes)
