@@ -8,17 +8,22 @@ the images and draws by ``torch.bernoulli``; SpikingJelly's ``PoissonEncoder`` m
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 import tgo_kernels as tgo
-from benchmarks import record
+from benchmarks import plot, record
 from benchmarks.run import percentiles, times_of
 from tgo_kernels import encoding
 
@@ -65,6 +70,12 @@ ENCODERS: dict[str, tuple[Encoder, str]] = {  # and which distribution they are 
 }
 
 
+# Of what is drawn.
+COLOURS = {name: plot.COLOURS[name] for name in (OURS, "snnTorch", "SpikingJelly")} | {
+    "torch.bernoulli": plot.COLOURS["eager"]
+}
+
+
 def check(name: str, encoder: Encoder) -> None:
     """That it is a Poisson encoder."""
     p = torch.tensor([0.0, 0.25, 1.0])
@@ -91,12 +102,36 @@ def measure(case: str, threads: int, rounds: int) -> list[dict[str, object]]:
     return rows
 
 
+def draw(rows: list[dict[str, object]], path: Path) -> None:
+    """Nanoseconds a spike by case, on the fewest threads."""
+    fewest = min(int(str(row["threads"])) for row in rows)
+    rows = [row for row in rows if row["threads"] == fewest and row["encoder"] in COLOURS]
+    labels = {str(row["case"]): f"{row['case']}\n{row['shape']}, T = {row['T']}" for row in rows}
+    cases, high = list(labels), 0.8 / len(COLOURS)
+    _, axes = plt.subplots(figsize=(8, 1 + len(cases)), layout="constrained")
+    plot.style(axes, f"Poisson encoding, {plot.threads_of(str(fewest))}", "nanoseconds a spike, median", "")
+    for row in rows:
+        name, case = str(row["encoder"]), str(row["case"])
+        size = math.prod(map(int, str(row["shape"]).split("x"))) * int(str(row["T"]))
+        ns = float(str(row["p50_ms"])) * 1e6 / size
+        y = cases.index(case) + (list(COLOURS).index(name) - (len(COLOURS) - 1) / 2) * high
+        axes.barh(y, ns, high, color=COLOURS[name], label=name if case == cases[0] else None)
+        times = "" if name == OURS else f", {float(str(row['ratio'])):.1f} times"
+        about = {"textcoords": "offset points", "va": "center", "color": plot.GREY, "fontsize": "small"}
+        axes.annotate(f"{ns:.2g}{times}", (ns, y), (3, 0), **about)
+    axes.set_yticks(range(len(cases)), labels.values())
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    axes.margins(x=0.18)
+    plot.finish(axes, path)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--out", type=Path, default=record.RESULTS / "encoding.csv")
+    parser.add_argument("--figure", type=Path, default=record.RESULTS.parents[1] / "figures" / "encoding.png")
     options = parser.parse_args(argv)
     if min(options.threads) < 1 or options.rounds < 2:
         parser.error("threads must be at least 1, rounds at least 2")
@@ -113,7 +148,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{row['case']:14} {row['threads']} threads  {row['encoder']:16} {row['p50_ms']:>9} ms  "
               f"{row['GB/s']:>6} GB/s  {row['ratio']:>6}")  # fmt: skip
     record.write(options.out, [row | record.origin(allocator) for row in rows], COLUMNS)
-    print(f"written to {options.out}; the last column is how often the time of {OURS}")
+    draw(rows, options.figure)
+    print(f"written to {options.out}, {options.figure}; the last column is how often the time of {OURS}")
     return 0
 
 

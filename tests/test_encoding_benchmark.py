@@ -20,7 +20,10 @@ def test_all_encoders_are_timed_and_recorded(monkeypatch, tmp_path, capsys):
         return [2.0, 1.0, 3.0] if len(made) != 2 else [0.5, 0.5, 0.5]
 
     out = tmp_path / "encoding.csv"
-    assert encoding.main(["--cases", "small", "--threads", "1", "--out", str(out)]) == 0
+    figure = tmp_path / "encoding.png"
+    options = ["--cases", "small", "--threads", "1", "--out", str(out), "--figure", str(figure)]
+    assert encoding.main(options) == 0
+    assert figure.read_bytes()[:4] == b"\x89PNG"
     with out.open(newline="") as file:
         rows = {row["encoder"]: row for row in csv.DictReader(file)}
     assert set(rows) == {encoding.CEILING, *encoding.ENCODERS}
