@@ -121,7 +121,7 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
         axes.annotate(f"{ns:.2g}{times}", (ns, y), (3, 0), **about)
     axes.set_yticks(range(len(cases)), labels.values())
     axes.set_ylim(len(cases) - 0.5, -0.5)
-    axes.margins(x=0.18)
+    axes.margins(x=0.22)
     plot.finish(axes, path)
 
 
