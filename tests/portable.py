@@ -3,8 +3,8 @@
     python tests/portable.py arm       cross-compiled for aarch64, and run under qemu-user
     python tests/portable.py record    writes the record, by this machine's compiler
 
-The record is ``portable.txt``, made on x86-64. The calls are those of ``portable.cpp``: every neuron with noise, resets, penalty
-and surrogates, its states, membranes and gradients, and what there is beside the scan.
+The record is ``portable.txt``, made on x86-64. The calls are those of ``portable.cpp``: every neuron with noise, reset,
+the penalty, surrogates, its states, membranes and gradients, and what there is beside the scan.
 """
 
 import os
