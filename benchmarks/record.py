@@ -1,4 +1,4 @@
-"""What every row of a CSV says about where it comes from, and how the rows are written."""
+"""What every row of a CSV says about where it comes from, and how rows and checkpoints are written."""
 
 import csv
 import ctypes
@@ -79,3 +79,20 @@ def write(path: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = 
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def keep(path: Path, state: dict[str, Any]) -> None:
+    """A checkpoint, written whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def agree(path: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises ValueError where a checkpoint is of other settings, naming them."""
+    if other := [key for key in was | now if was.get(key) != now.get(key)]:
+        said = ", ".join(f"{key} {was.get(key)!r}, now {now.get(key)!r}" for key in other)
+        raise ValueError(f"{path} is of another training ({said}): move it away, or choose another --out")

@@ -11,7 +11,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import tgo_kernels as tgo
+from benchmarks.record import agree, keep
 from benchmarks.robustness import data, distributed, neurons, report
 from benchmarks.robustness.models import lif_layers
 from benchmarks.robustness.recipe import METHODS, Recipe
@@ -201,12 +201,7 @@ def save(
     state = {"recipe": identity, "history": history, "model": model.state_dict()}
     if len(history) < identity["epochs"] * identity.get("longer", 1):  # a finished model is small
         state |= {"optimizer": optimizer.state_dict(), "order": random.get_state(), "noise": noise}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    keep(path, state)
 
 
 def resume(
@@ -217,10 +212,7 @@ def resume(
         return []
     state = torch.load(path)
     known = {name: value for name, value in DEFAULTS.items() if name in identity}
-    was = known | state["recipe"]  # a setting that it does not know had its default
-    if other := [key for key in was | identity if was.get(key) != identity.get(key)]:
-        said = ", ".join(f"{key} {was.get(key)!r}, now {identity.get(key)!r}" for key in other)
-        raise ValueError(f"{path} is of another training ({said}): move it away, or choose another --out")
+    agree(path, known | state["recipe"], identity)  # a setting that it does not know had its default
     model.load_state_dict(state["model"])
     if "optimizer" not in state:
         return state["history"]
