@@ -15,6 +15,8 @@
 # make encoding  Poisson encoding beside torch, snnTorch and SpikingJelly (minutes)
 # make sequences  Fashion-MNIST read row by row, by five neurons: accuracy, seconds an epoch by engine (minutes)
 # make sequences-pixels  the same pixel by pixel, T = 784 (goes on where it was stopped)
+# make control  a spiking actor balances a pendulum: TD3 with a proxy target, learning curves and an episode (minutes)
+# make control-full  proxy on and off, three seeds (ENV=Hopper-v5 STEPS=1000000; days, goes on where it was stopped)
 # make docs   the documentation as a website, in site/
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
 # make gpu-compile      what GPUs would run, read from the compiled kernels, against the budgets
@@ -23,6 +25,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 OTHER_TORCH ?= torch==2.10.0
 DATA ?= subset
+ENV ?= Hopper-v5
+STEPS ?= 1000000
 GPU_COMPILE ?= --quick
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +35,7 @@ ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
 	sanitize-triton arm triton-newest wheel bench family bench-networks bench-largest bench-peers encoding sequences \
-	sequences-pixels gpu gpu-here gpu-compile docs lint clean
+	sequences-pixels control control-full gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
@@ -125,6 +129,12 @@ sequences: $(VENV)/built
 
 sequences-pixels: $(VENV)/built
 	$(BIN)/python -m benchmarks.sequences pixels --data $(DATA)
+
+control: $(VENV)/built
+	$(BIN)/python -m benchmarks.control quick
+
+control-full: $(VENV)/built
+	$(BIN)/python -m benchmarks.control full --env $(ENV) --steps $(STEPS)
 
 # Their pins on torch, nir and hardware drivers are stale: what is imported of them is installed by name.
 .venv-peers/built: pyproject.toml setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
