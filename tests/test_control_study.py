@@ -85,6 +85,11 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(gymnasium, tmp_path, monk
     monkeypatch.setattr(TD3, "update", killed)
     with pytest.raises(KeyboardInterrupt):
         training.fit(settings, tmp_path / "broken", {})
+    transitions = tmp_path / "broken" / f"{settings.name}.transitions"
+    away = transitions.rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=r"transitions, which is gone"):
+        training.fit(settings, tmp_path / "broken", {})
+    away.rename(transitions)
     torch.manual_seed(123)
     broken = training.fit(settings, tmp_path / "broken", {})
     assert calls[32:] == [33, *range(21, 41)]

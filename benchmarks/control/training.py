@@ -98,7 +98,7 @@ def fit(settings: Settings, out: Path, about: dict[str, Any], place: int = 0) ->
     networks and those of its best test are left, without its transitions.
 
     Raises:
-        ValueError: the checkpoint is that of other settings.
+        ValueError: the checkpoint is that of other settings, or its transitions are gone.
     """
     out.mkdir(parents=True, exist_ok=True)
     path, transitions = (out / f"{settings.name}{suffix}" for suffix in (".pt", ".transitions"))
@@ -107,6 +107,8 @@ def fit(settings: Settings, out: Path, about: dict[str, Any], place: int = 0) ->
         record.agree(path, kept["settings"], vars(settings))
         if "run" not in kept:
             return kept
+        if not transitions.exists():
+            raise ValueError(f"{path} goes on from {transitions}, which is gone: move it away to begin anew")
     run = Run(settings, transitions)
     if kept is None:
         kept = {"settings": dict(vars(settings)), "history": [], "first": copy.deepcopy(run.agent.actor.state_dict())}
