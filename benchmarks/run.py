@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,11 +41,11 @@ def tensors(case: Case) -> tuple[Tensor, Tensor]:
     return x.requires_grad_(case.training), grad
 
 
-def milliseconds(call: Callable[[], object], count: int = 1) -> float:
-    start = time.perf_counter()
+def milliseconds(call: Callable[[], object], count: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     for _ in range(count):
         call()
-    return (time.perf_counter() - start) * 1e3 / count
+    return (clock() - start) * 1e3 / count
 
 
 def held(run: Run, case: Case, x: Tensor) -> int:
@@ -69,22 +70,24 @@ def probe(case: str, peer: Peer, threads: int) -> dict[str, str]:
     return json.loads(record.ask("benchmarks.probe", case, peer.name, str(threads), **anew))
 
 
-def times_of(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def times_of(
+    calls: dict[Any, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[Any, list[float]]:
     """Milliseconds of each, in rounds that go through all of them, once the heap has grown to what they need."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Any, list[float]] = {name: [] for name in calls}
     counts = dict.fromkeys(calls, 1)
     settled, start = 0, time.perf_counter()
     for turn in range(WARM_UP_LIMIT):
         before = page_faults()
         for name, call in calls.items():
-            counts[name] = max(1, int(SAMPLE_MS / milliseconds(call, counts[name])))
+            counts[name] = max(1, int(SAMPLE_MS / milliseconds(call, counts[name], clock)))
         settled = settled + 1 if page_faults() - before < SETTLED else 0
         if settled == WARM_UP or (turn >= WARM_UP and time.perf_counter() - start > LIMIT_S):
             break
     start = time.perf_counter()
     for turn in range(rounds):
         for name, call in calls.items():
-            times[name].append(milliseconds(call, counts[name]))
+            times[name].append(milliseconds(call, counts[name], clock))
         if turn >= 2 and time.perf_counter() - start > LIMIT_S:
             break
     return times

@@ -1,6 +1,7 @@
 """An action, an update and a step of a training, by the fused actor and by the same in plain torch."""
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ ROOM = 1_000_000  # and after it: a file has as many rows, but takes what is wri
 
 
 def times(settings: Settings, rounds: int) -> list[dict[str, Any]]:
-    """Milliseconds and number a second of each, in turns in one process.
+    """Milliseconds and number a second of each, in turns in one process: of the time of its one thread, which on a
+    machine that does nothing else is the clock's.
 
     An update is the mean of two, of which the second has the actor's. A step is an action with noise, the
     environment's, and an update. The actor of ReLU has no engine, and takes one turn.
@@ -29,7 +31,7 @@ def times(settings: Settings, rounds: int) -> list[dict[str, Any]]:
             for _ in range(FILLED):
                 run.step()
             calls |= {(engine, what): call for what, call in calls_of(run).items()}
-        found = times_of(calls, rounds)
+        found = times_of(calls, rounds, time.process_time)
     rows = []
     for (engine, what), values in found.items():
         count = 1 if what == "action" else 2
