@@ -86,19 +86,23 @@ def times_table(rows: list[dict[str, str]]) -> list[str]:
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """Return by step: a thin line of each seed with a dot at its end, and their mean as far as all go."""
+    """Return by step: a line of each seed with a dot at its end, and where all end at one step, their mean."""
     settings = rows[0]
     title = f"{settings['env']}, mean of {settings['episodes']} episodes without noise"
     axes = plot.panel(title, "steps of the environment", "return")
     for (neuron, target), seeds in by_seed(rows).items():
         look = {"color": COLOURS[neuron], "ls": "-" if target == "proxy" else "--"}
         lines = [[(int(row["step"]), float(row["return"])) for row in each] for each in seeds.values()]
-        for line in lines:
-            axes.plot(*zip(*line, strict=True), lw=0.8, alpha=0.45, **look)
-            axes.plot(*line[-1], "o", ms=4, color=COLOURS[neuron])
-        mean = [(at[0][0], statistics.mean(value for _, value in at)) for at in zip(*lines, strict=False)]
+        together = len({line[-1][0] for line in lines}) == 1
         what = {"proxy": "proxy", "average": "averaged target"}[target]
-        axes.plot(*zip(*mean, strict=True), lw=2, label=f"{neuron}, {what}\n({len(lines)} seeds)", **look)
+        label = {"label": f"{neuron}, {what}\n({len(lines)} seeds)"}
+        for i, line in enumerate(lines):
+            thin = {"lw": 0.8, "alpha": 0.45} if together else {"lw": 1.5} | (label if i == 0 else {})
+            axes.plot(*zip(*line, strict=True), **thin, **look)
+            axes.plot(*line[-1], "o", ms=4, color=COLOURS[neuron])
+        if together:
+            mean = [(at[0][0], statistics.mean(value for _, value in at)) for at in zip(*lines, strict=True)]
+            axes.plot(*zip(*mean, strict=True), lw=2, **label, **look)
     axes.set_xlim(left=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     plot.finish(axes, path)
