@@ -225,3 +225,12 @@ def test_a_missing_package_is_named_with_what_to_install(tmp_path, capsys, monke
     assert control.main(command(tmp_path)) == 1
     said = capsys.readouterr().err
     assert "pip install 'tgo_kernels[control]'" in said and said.count("\n") == 1
+
+
+def test_the_guide_has_the_tables():
+    guide = (record.RESULTS.parents[1] / "docs" / "control.md").read_text()
+    tables = [report.table(record.read(record.RESULTS / "control_quick.csv"))]
+    for name in ("control_quick", "control_Hopper-v5"):
+        tables.append(report.times_table(record.read(record.RESULTS / f"{name}_times.csv")))
+    assert all("\n".join(table) in guide for table in tables)
+    assert all(" | ".join(row) in guide for row in report.PUBLISHED.values())
