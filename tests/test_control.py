@@ -178,7 +178,7 @@ def test_a_proxy_follows_the_actor_so_many_times_in_each_update(updates, monkeyp
     agent = TD3(Settings("any", proxy_updates=updates, hidden=16), 3, LARGEST)
     assert isinstance(agent.target, Policy)
     batches, averaged = [], []
-    monkeypatch.setattr(td3, "average", lambda target, source: averaged.append((target, source)))
+    monkeypatch.setattr(td3, "average", lambda *given: averaged.append(given))
 
     def sample():
         batches.append(batch_of(8))
@@ -189,7 +189,7 @@ def test_a_proxy_follows_the_actor_so_many_times_in_each_update(updates, monkeyp
     assert len(batches) == updates and same(actor, agent.actor) and not same(proxy, agent.target) and not averaged
     agent.update(2, sample, random)
     assert len(batches) == 2 * updates and not same(actor, agent.actor)
-    assert averaged == [(agent.critic_targets, agent.critics)]
+    assert averaged == [(agent.critic_targets, agent.critics, 0.005)]
     steps = {name: {int(state["step"]) for state in each.state.values()} for name, each in agent.optimizers.items()}
     assert steps == {"target": {2 * updates}, "critics": {2}, "actor": {1}}
 
