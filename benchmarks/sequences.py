@@ -33,13 +33,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import plot, record
 from benchmarks.robustness import data, report, train
 from benchmarks.run import percentiles, times_of
-from benchmarks.sequence_models import NEURONS, TASKS, Reader, Training
+from benchmarks.sequence_models import NEURONS, TASKS, Training
+from benchmarks.trainings import curves, epochs_of, histories, last_epochs, size, spread, status, trained
 
 ENGINES = {"fused": "auto", "eager": "reference", "torch.compile": "reference"}
 COMPILED = "torch.compile"
@@ -54,45 +54,6 @@ COLOURS = dict(zip(NEURONS, ("#6a9e2f", "#b06ad1", "#d1557a", "#c2a000", "#3b8ea
 ENGINE_COLOURS = dict(
     zip(ENGINES, (plot.COLOURS[name] for name in ("tgo_kernels", "eager", "torch.compile")), strict=True)
 )
-
-
-@torch.no_grad()
-def tested(model: Reader, images: Tensor, labels: Tensor, batch: int = 100) -> dict[str, float]:
-    """The share of images that are right, and of neurons that fire in a step, by layer."""
-    model.eval()
-    sums = torch.zeros(3)
-    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-        right = (model(x).argmax(1) == y).float().mean()
-        sums += len(x) * torch.stack([right, *(layer.firing_rate for layer in model.neurons)])
-    return dict(zip(("accuracy", "rate_1", "rate_2"), (sums / len(images)).tolist(), strict=True))
-
-
-def trained(training: Training, dataset: data.Dataset, out: Path, about: dict[str, str]) -> None:
-    """Trains as far as that is not done yet."""
-    images, labels = train.tensors(dataset.test)
-    out.mkdir(parents=True, exist_ok=True)
-    train.fit(
-        training.model(),
-        dataset.train,
-        training,
-        out / f"{training.name}.pt",
-        lambda model: tested(model, images, labels) | about,
-    )
-
-
-def histories(trainings: list[Training], out: Path) -> list[dict[str, Any]]:
-    """A row for every epoch that the checkpoints have of these trainings."""
-    rows = []
-    for training in trainings:
-        path = out / f"{training.name}.pt"
-        if path.exists():
-            state = torch.load(path)
-            size = sum(p.numel() for p in training.model().parameters())
-            about = state["recipe"] | {"T": TASKS[training.task].steps, "parameters": size}
-            for each in state["history"]:
-                figures = {key: f"{value:.5f}" for key, value in each.items() if isinstance(value, float)}
-                rows.append({key: (about | each | figures)[key] for key in TRAININGS})
-    return rows
 
 
 def times_here(training: Training, dataset: data.Dataset, options: argparse.Namespace) -> dict[str, Any]:
@@ -151,26 +112,18 @@ def times(training: Training, engines: list[str], images: int, options: argparse
     return rows
 
 
-def last_epochs(rows: list[dict[str, str]], neuron: str) -> list[dict[str, str]]:
-    """The row of each seed's last epoch."""
-    return list({row["seed"]: row for row in rows if row["neuron"] == neuron}.values())
-
-
 def table(rows: list[dict[str, str]], timed: list[dict[str, str]]) -> list[str]:
     """Markdown: accuracy and firing rates after the last epoch, mean and standard deviation over seeds; and times."""
     head = ["neuron", "parameters", "seeds", "epochs", "accuracy", "fire, layer 1", "layer 2"]
     cells = [[*head, *(f"s/epoch {engine}" for engine in ENGINES)]]
     for neuron in dict.fromkeys(row["neuron"] for row in rows):
-        last = last_epochs(rows, neuron)
+        last = last_epochs(rows, "neuron", neuron)
         columns = {key: [100 * float(row[key]) for row in last] for key in ("accuracy", "rate_1", "rate_2")}
-        spread = f" ± {statistics.stdev(columns['accuracy']):.1f}" if len(last) > 1 else ""
-        accuracy = f"{statistics.mean(columns['accuracy']):.1f}{spread} %"
+        accuracy = f"{spread(columns['accuracy'])} %"
         rates = [f"{statistics.mean(columns[key]):.0f} %" for key in ("rate_1", "rate_2")]
-        done = sorted({int(row["epoch"]) + 1 for row in last})
-        epochs = f"{'-'.join(map(str, done))} of {last[0]['epochs']}"
         at = {row["engine"]: row["s_per_epoch"] for row in timed if row["neuron"] == neuron}
         seconds = [f"{float(at[engine]):.2f}" if at.get(engine) else "-" for engine in ENGINES]
-        cells.append([neuron, last[0]["parameters"], str(len(last)), epochs, accuracy, *rates, *seconds])
+        cells.append([neuron, last[0]["parameters"], str(len(last)), epochs_of(last), accuracy, *rates, *seconds])
     return report.markdown(cells, left=1)
 
 
@@ -181,14 +134,8 @@ def draw(rows: list[dict[str, str]], timed: list[dict[str, str]], path: Path) ->
     left, steps, seeds = axes[0, 0], rows[0]["T"], len({row["seed"] for row in rows})
     of = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
     plot.style(left, f"T = {steps}, {rows[0]['images']} images, {of}", "epoch", "test accuracy, %")
-    for neuron in dict.fromkeys(row["neuron"] for row in rows):
-        runs: dict[int, list[float]] = {}
-        for row in rows:
-            if row["neuron"] == neuron:
-                runs.setdefault(int(row["epoch"]) + 1, []).append(100 * float(row["accuracy"]))
-        mean, low, high = (list(map(of, runs.values())) for of in (statistics.mean, min, max))
-        left.plot(list(runs), mean, color=COLOURS[neuron], label=neuron)
-        left.fill_between(list(runs), low, high, color=COLOURS[neuron], alpha=0.2)
+    style = {neuron: {"color": colour} for neuron, colour in COLOURS.items()}
+    curves(left, rows, "neuron", lambda row: 100 * float(row["accuracy"]), style)
     left.legend(frameon=False, labelcolor=plot.GREY, loc="lower right")
     if timed:
         bars(axes[0, 1], timed)
@@ -266,9 +213,10 @@ def run(options: argparse.Namespace) -> None:
     if "train" in options.parts:
         try:
             for training in tqdm(trainings, desc="trainings", disable=None):
-                trained(training, dataset, options.out, about)
+                model = training.model()
+                trained(training, model, dataset, options.out, about | {"parameters": size(model)})
         finally:
-            if rows := histories(trainings, options.out):
+            if rows := histories(trainings, options.out, TRAININGS, {"T": TASKS[options.task].steps}):
                 record.write(written, rows, TRAININGS)
     if "time" in options.parts:
         rows, engines = [], options.engines
@@ -287,15 +235,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parser().parse_args(arguments))
-    except (ValueError, data.DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the last whole epoch", file=sys.stderr)
-        return 130
-    return 0
+    return status(run, parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

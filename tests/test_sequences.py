@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from benchmarks import record, sequences
+from benchmarks import record, sequences, trainings
 from benchmarks.robustness import data, train
 from benchmarks.sequence_models import NEURONS, TASKS, Training
 
@@ -142,7 +142,7 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_numbers(tmp_path, capsys
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     some = ("--neurons", "AdLIF", "--parts", "train")
     assert sequences.main(command(whole, *some)) == 0
-    calls, tested = [], sequences.tested
+    calls, tested = [], trainings.tested
 
     def stop(*arguments):
         calls.append(arguments)
@@ -150,7 +150,7 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_numbers(tmp_path, capsys
             raise KeyboardInterrupt
         return tested(*arguments)
 
-    monkeypatch.setattr(sequences, "tested", stop)
+    monkeypatch.setattr(trainings, "tested", stop)
     assert sequences.main(command(broken, *some)) == 130
     assert "goes on after the last whole epoch" in capsys.readouterr().err
     assert [row["epoch"] for row in record.read(broken / "sequences_rows.csv")] == ["0"]
