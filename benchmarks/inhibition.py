@@ -4,10 +4,11 @@
 
 Networks, what is taken out of them and the recipe are in ``inhibition_models.py``. Images, their order and augmentation
 and the number of updates are those of the seed, the same for all. First each of GRID's learning rates, for lateral
-inhibition and for what stands beside it: a few epochs on three quarters of the training images, accuracy on the last
-quarter. RATES are the best of them; networks without a part are trained with the whole one's. Then the trainings: first
-all with seed 0, then the other seeds, networks without a part last. No epoch is chosen: the last one's accuracy on the
-test images is reported. What is there of one that was stopped is reported as it is, with the number of its epochs.
+inhibition and for what stands beside it: a few epochs on three quarters of ``--search-images`` training images, and the
+accuracy on the last quarter. RATES are the best of them; networks without a part are trained with the whole one's. Then
+the trainings: first all with seed 0, then the other seeds, networks without a part last. No epoch is chosen: the last
+one's accuracy on the test images is reported. What is there of one that was stopped is reported as it is, with the
+number of its epochs.
 
 ``--width``, ``--images`` and ``--epochs`` are for two cores, and far below the paper's: width 1, 50 000 images, 300
 epochs. One thread by default.
@@ -34,8 +35,8 @@ from tgo_kernels.robustness.outcome import markdown
 
 PARTS = ("search", "train", "draw")
 SEARCHED = ("E-I", *OTHERS)
-GRID = (0.01, 0.03, 0.1, 0.3)
-RATES = {"E-I": 0.03, "batch-norm": 0.1, "no-norm": 0.1, "no-norm-scaled": 0.1}
+GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
+RATES = {"E-I": 0.01, "batch-norm": 0.03, "no-norm": 0.1, "no-norm-scaled": 0.1}
 COLUMNS = ("variant", "lr", "weight_decay", "momentum", "batch", "width", "data", "images", "tested", "seed")
 COLUMNS = (*COLUMNS, "parameters", "epochs", "epoch", "loss", "accuracy", *(f"rate_{i + 1}" for i in range(5)))
 COLUMNS = (*COLUMNS, "seconds", *record.ORIGIN)
@@ -117,9 +118,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default: all")
     made.add_argument("--data", choices=("subset", "full"), default="full", help="default: %(default)s")
     numbers = {
-        "images": (4000, "train on so many, the same number of each class"),
-        "tests": (2000, "test on so many"),
-        "epochs": (5, ""),
+        "images": (2000, "train on so many, the same number of each class"),
+        "tests": (1000, "test on so many"),
+        "epochs": (Training.epochs, ""),
+        "search-images": (4000, "for learning rates, a quarter of them held out"),
         "search-epochs": (2, "of each learning rate"),
         "seeds": (3, "how many, from 0 on"),
         "batch": (Training.batch, ""),
@@ -148,11 +150,13 @@ def run(options: argparse.Namespace) -> None:
         for name in options.variants
     ]
     written, of_search = (options.results / f"inhibition{part}.csv" for part in ("", "_search"))
+    out = options.out / options.data
     if {"search", "train"} & set(options.parts):
-        dataset = data.load(options.data).limited(options.images, options.tests, 0)
-        out = options.out / options.data
+        whole = data.load(options.data)
+        dataset = whole.limited(options.images, options.tests, 0)
+        held_out = whole.limited(options.search_images, None, 0)
+        held_out = held_out.validation(len(held_out.train.labels) // 4 // data.CLASSES)
     if "search" in options.parts:
-        held_out = dataset.validation(max(1, len(dataset.train.labels) // 4 // data.CLASSES))
         searched = [
             replace(training, lr=rate, epochs=options.search_epochs)
             for training in trainings

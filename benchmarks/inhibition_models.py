@@ -141,7 +141,7 @@ class Training:
     lr: float
     data: str = "full"
     seed: int = 0
-    epochs: int = 5
+    epochs: int = 20
     width: float = 0.25
     batch: int = 50
     momentum: float = 0.9

@@ -33,7 +33,7 @@ def split():
 def command(where, *others: str) -> list[str]:
     small = ["--data", "subset", "--images", "40", "--tests", "10", "--batch", "10", "--width", "0.02", "--epochs", "3"]
     places = ["--out", str(where / "runs"), "--results", str(where), "--figures", str(where)]
-    return [*small, "--seeds", "1", "--search-epochs", "1", *places, *others]
+    return [*small, "--seeds", "1", "--search-images", "40", "--search-epochs", "1", *places, *others]
 
 
 def made(variant: str, split: data.Split, **settings) -> nn.Module:
@@ -258,7 +258,7 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_weights(tmp_path, capsys
     same = ("variant", "epoch", "loss", "accuracy", "rate_1", "rate_5")
     a, b = (record.read(each / "inhibition.csv") for each in (whole, broken))
     assert [[row[key] for key in same] for row in a] == [[row[key] for key in same] for row in b]
-    for name in ("E-I-0.03-0.pt", "no-straight-through-0.03-0.pt"):
+    for name in ("E-I-0.01-0.pt", "no-straight-through-0.01-0.pt"):
         a, b = (torch.load(each / "runs" / "subset" / name)["model"] for each in (whole, broken))
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
@@ -272,6 +272,7 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_weights(tmp_path, capsys
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--width", "nan"], "width must be finite and > 0, got nan"),
         (["--images", "5"], "at least 10 images are needed"),
+        (["--search-images", "39"], "at least 10 images are needed"),
         (["--parts", "draw"], "train first"),
     ],
 )
