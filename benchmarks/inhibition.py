@@ -35,8 +35,8 @@ from tgo_kernels.robustness.outcome import markdown
 
 PARTS = ("search", "train", "draw")
 SEARCHED = ("E-I", *OTHERS)
-GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
-RATES = {"E-I": 0.01, "batch-norm": 0.03, "no-norm": 0.1, "no-norm-scaled": 0.1}
+GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+RATES = {"E-I": 0.01, "batch-norm": 0.03, "no-norm": 0.1, "no-norm-scaled": 0.3}
 COLUMNS = ("variant", "lr", "weight_decay", "momentum", "batch", "width", "data", "images", "tested", "seed")
 COLUMNS = (*COLUMNS, "parameters", "epochs", "epoch", "loss", "accuracy", *(f"rate_{i + 1}" for i in range(5)))
 COLUMNS = (*COLUMNS, "seconds", *record.ORIGIN)
