@@ -15,6 +15,7 @@
 # make encoding  Poisson encoding beside torch, snnTorch and SpikingJelly (minutes)
 # make sequences  Fashion-MNIST read row by row, by five neurons: accuracy, seconds an epoch by engine (minutes)
 # make sequences-pixels  the same pixel by pixel, T = 784 (goes on where it was stopped)
+# make inhibition  VGG-8 with lateral inhibition, beside batch norm and without its parts (goes on where it was stopped)
 # make control  a spiking actor balances a pendulum: TD3 with a proxy target, learning curves and an episode (minutes)
 # make control-full  proxy on and off, three seeds (ENV=Hopper-v5 STEPS=1000000; days, goes on where it was stopped)
 # make docs   the documentation as a website, in site/
@@ -35,7 +36,7 @@ ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
 	sanitize-triton arm triton-newest wheel bench family bench-networks bench-largest bench-peers encoding sequences \
-	sequences-pixels control control-full gpu gpu-here gpu-compile docs lint clean
+	sequences-pixels inhibition control control-full gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
@@ -129,6 +130,9 @@ sequences: $(VENV)/built
 
 sequences-pixels: $(VENV)/built
 	$(BIN)/python -m benchmarks.sequences pixels --data $(DATA)
+
+inhibition: $(VENV)/built
+	$(BIN)/python -m benchmarks.inhibition
 
 control: $(VENV)/built
 	$(BIN)/python -m benchmarks.control quick
