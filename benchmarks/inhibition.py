@@ -53,13 +53,15 @@ def in_order(trainings: list[Training]) -> list[Training]:
     return sorted(trainings, key=lambda training: training.seed > 0 and 1 + (training.variant in WITHOUT))
 
 
-def run_all(trainings: list[Training], dataset: data.Dataset, out: Path, written: Path, said: str) -> None:
-    """Trains what is not there yet, and writes a row for each epoch of what is, however it ends."""
+def run_all(
+    trainings: list[Training], chosen: list[str], dataset: data.Dataset, out: Path, written: Path, said: str
+) -> None:
+    """Trains what is not there yet of the chosen networks, and writes a row for each epoch of all, however it ends."""
     images, labels = train.tensors(dataset.train)
     about = {key: str(value) for key, value in record.origin(record.tune()).items()}
     about["tested"] = len(dataset.test.labels)
     try:
-        for training in tqdm(trainings, desc=said, disable=None):
+        for training in tqdm([each for each in trainings if each.variant in chosen], desc=said, disable=None):
             order = torch.Generator().manual_seed(training.seed)
             model = training.model(next(train.batches(images, labels, training.batch, order))[0])
             settings = {"parameters": size(model), "weight_decay": training.weight_decay}
@@ -147,7 +149,7 @@ def run(options: argparse.Namespace) -> None:
     trainings = [
         Training(name, RATES.get(name, RATES["E-I"]), seed=seed, **same)
         for seed in range(options.seeds)
-        for name in options.variants
+        for name in VARIANTS
     ]
     written, of_search = (options.results / f"inhibition{part}.csv" for part in ("", "_search"))
     out = options.out / options.data
@@ -163,9 +165,9 @@ def run(options: argparse.Namespace) -> None:
             if training.seed == 0 and training.variant in SEARCHED
             for rate in GRID
         ]
-        run_all(searched, held_out, out / "search", of_search, "learning rates")
+        run_all(searched, options.variants, held_out, out / "search", of_search, "learning rates")
     if "train" in options.parts:
-        run_all(in_order(trainings), dataset, out, written, "trainings")
+        run_all(in_order(trainings), options.variants, dataset, out, written, "trainings")
     if "draw" in options.parts:
         if not written.exists():
             raise ValueError(f"nothing to draw in {written}: train first")

@@ -4,6 +4,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,12 @@ def trained(training: Any, model: nn.Module, dataset: data.Dataset, out: Path, a
 
 
 def histories(trainings: list[Any], out: Path, columns: tuple[str, ...], about: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for every epoch that the checkpoints have of these trainings."""
+    """A row for every epoch that the checkpoints have of these trainings, with their settings."""
     rows = []
     for training in trainings:
         path = out / f"{training.name}.pt"
-        if path.exists():
-            state = torch.load(path)
+        state = torch.load(path) if path.exists() else None
+        if state is not None and asdict(training).items() <= state["recipe"].items():
             for each in state["history"]:
                 figures = {key: f"{value:.5f}" for key, value in each.items() if isinstance(value, float)}
                 row = about | state["recipe"] | each | figures

@@ -229,6 +229,8 @@ def test_a_run_writes_what_the_picture_is_drawn_from(tmp_path, capsys):
     }
     assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("accuracy", "rate_1", "rate_5"))
     assert all(line in printed for line in (*inhibition.table(rows), *inhibition.table_of_search(searched)))
+    assert inhibition.main(command(tmp_path, "--variants", "E-I", "--parts", "train")) == 0
+    assert record.read(tmp_path / "inhibition.csv") == rows  # what others have is kept
     picture = tmp_path / "inhibition.png"
     drawn = picture.read_bytes()
     assert drawn.startswith(b"\x89PNG")
