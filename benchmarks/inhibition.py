@@ -88,9 +88,14 @@ def table(rows: Rows) -> list[str]:
     return markdown(cells, left=1)
 
 
+def last_of_search(rows: Rows) -> Rows:
+    """The row of each learning rate's last epoch."""
+    return list({(row["variant"], row["lr"]): row for row in rows}.values())
+
+
 def table_of_search(rows: Rows) -> list[str]:
     """Markdown: accuracy on the images that are held out, by learning rate."""
-    rates = list(dict.fromkeys(row["lr"] for row in rows))
+    rates = sorted({row["lr"] for row in rows}, key=float)
     cells = [["network", *rates]]
     for name in dict.fromkeys(row["variant"] for row in rows):
         at = {row["lr"]: f"{percent([row], 'accuracy')[0]:.1f} %" for row in rows if row["variant"] == name}
@@ -106,6 +111,8 @@ def draw(rows: Rows, path: Path) -> None:
     of = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
     plot.style(axes[0], f"VGG-8, width {rows[0]['width']}, {rows[0]['images']} images", "epoch", "training loss")
     plot.style(axes[1], of, "epoch", "test accuracy, %")
+    for each in axes:
+        each.xaxis.get_major_locator().set_params(integer=True)
     curves(axes[0], rows, "variant", lambda row: float(row["loss"]), STYLES)
     curves(axes[1], rows, "variant", lambda row: 100 * float(row["accuracy"]), STYLES)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center", frameon=False, labelcolor=plot.GREY)
@@ -174,8 +181,7 @@ def run(options: argparse.Namespace) -> None:
         rows, picture = record.read(written), options.figures / "inhibition.png"
         draw(rows, picture)
         if of_search.exists():
-            found = record.read(of_search)
-            print("\n".join([*table_of_search([row for row in found if row["epoch"] == found[-1]["epoch"]]), ""]))
+            print("\n".join([*table_of_search(last_of_search(record.read(of_search))), ""]))
         print("\n".join([*table(rows), f"{written}, {picture}"]))
 
 
