@@ -294,3 +294,15 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, capsys):
     assert inhibition.main(command(tmp_path, *some, "--epochs", "1")) == 0
     assert inhibition.main(command(tmp_path, *some, "--epochs", "2")) == 1
     assert "epochs 1, now 2" in capsys.readouterr().err
+
+
+def test_the_guide_has_the_tables_and_the_best_rates():
+    rows, searched = (record.read(record.RESULTS / f"inhibition{part}.csv") for part in ("", "_search"))
+    searched = inhibition.last_of_search(searched)
+    guide = (record.RESULTS.parents[1] / "docs" / "inhibition.md").read_text()
+    for found in (inhibition.table(rows), inhibition.table_of_search(searched)):
+        assert "\n".join(found) in guide
+    for name in inhibition.SEARCHED:
+        best = max(float(row["accuracy"]) for row in searched if row["variant"] == name)
+        rates = [float(row["lr"]) for row in searched if row["variant"] == name and float(row["accuracy"]) == best]
+        assert inhibition.RATES[name] in rates
