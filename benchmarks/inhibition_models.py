@@ -8,6 +8,9 @@ currents in [0, 1], the same in every step, with a border of zeros to 32 x 32. T
 the same. ``no-norm`` has neither, and torch's first weights; ``no-norm-scaled`` divides them, layer by layer, so that
 the first batch's currents have a deviation of 1 (as arXiv 1511.06422, without its orthogonal weights).
 
+``E-I-slow`` is the E-I network whose W_IE and g_I learn slowly: their gradients are multiplied by 0.1, so that a larger
+learning rate can be borne (ours; an inhibitory channel acts on all the others at once).
+
 The others are the E-I network without a part. All start from the weights that E-I Init gives the whole one for the
 first batch, and then lose their part (ours: a layer behind one that always fires could not be made):
 
@@ -38,6 +41,7 @@ from tgo_kernels.inhibition import Circuit
 CHANNELS = (64, 128, 256, 512, 512)
 STEPS = 4
 EPSILON = 1e-5  # of batch norm
+SLOW = 0.1
 
 
 def vgg8(width: float, norm: bool, classes: int = 10) -> nn.Sequential:
@@ -78,6 +82,11 @@ def draw_as_torch(layer: Circuit) -> None:
         nn.init.kaiming_uniform_(weight, a=5**0.5).abs_()
     if not layer.readout:
         layer.g_I.fill_(1)
+
+
+def slow(layer: Circuit) -> None:
+    for weight in (layer.W_IE, *([] if layer.readout else [layer.g_I])):
+        weight.register_hook(lambda gradient: SLOW * gradient)
 
 
 def unscale(layer: Circuit) -> None:
@@ -127,7 +136,8 @@ WITHOUT: dict[str, Callable[[Circuit], Any]] = {
     "no-subtraction": without_subtraction,
 }
 OTHERS = ("batch-norm", "no-norm", "no-norm-scaled")
-VARIANTS = ("E-I", *OTHERS, *WITHOUT)
+CHANGED = {"E-I-slow": slow} | WITHOUT
+VARIANTS = ("E-I", "E-I-slow", *OTHERS, *WITHOUT)
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,6 @@ class Training:
         elif self.variant == "no-norm-scaled":
             scale(model, first)
         for layer in model.modules():
-            if isinstance(layer, Circuit) and self.variant in WITHOUT:
-                WITHOUT[self.variant](layer)
+            if isinstance(layer, Circuit) and self.variant in CHANGED:
+                CHANGED[self.variant](layer)
         return model

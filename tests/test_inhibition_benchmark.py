@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib")
 
 import tgo_kernels as tgo
 from benchmarks import inhibition, record, trainings
-from benchmarks.inhibition_models import EPSILON, OTHERS, VARIANTS, WITHOUT, Training
+from benchmarks.inhibition_models import CHANGED, EPSILON, OTHERS, SLOW, VARIANTS, WITHOUT, Training
 from benchmarks.robustness import data, train
 from tgo_kernels.inhibition import Circuit
 
@@ -89,7 +89,7 @@ def test_all_see_the_same_images_in_the_same_order(split):
 
 def test_all_start_from_the_weights_of_the_whole(split):
     whole = made("E-I", split).state_dict()
-    for name in WITHOUT:
+    for name in CHANGED:
         same = [key for key, value in made(name, split).state_dict().items() if torch.equal(value, whole[key])]
         if name == "no-init":  # where gains are 1, biases 0 and layers made
             assert all(key.endswith(("gain", "bias", "initialised")) for key in same)
@@ -125,8 +125,16 @@ def without(name: str):
     """What the whole layer computes, and what it computes without this part."""
     layer, x = layer_and_input()
     whole = computed(copy.deepcopy(layer), x)
-    WITHOUT[name](layer)
+    CHANGED[name](layer)
     return whole, computed(layer, x)
+
+
+def test_slow_inhibition_has_a_tenth_of_two_gradients():
+    (y, _, whole), (other, _, found) = without("E-I-slow")
+    assert torch.equal(y, other)
+    for name in whole:
+        expected = SLOW * whole[name] if name in ("W_IE", "g_I") else whole[name]
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
 
 
 def test_without_scaling_the_gradient_of_w_ei_is_d_times_as_large():
@@ -285,7 +293,7 @@ def test_bad_arguments_are_named(tmp_path, capsys, arguments, message):
 
 
 def test_another_network_is_refused():
-    with pytest.raises(ValueError, match=r"variant must be one of E-I, batch-norm, .*got 'layer-norm'"):
+    with pytest.raises(ValueError, match=r"variant must be one of E-I, E-I-slow, .*got 'layer-norm'"):
         Training("layer-norm", 0.1)
 
 
