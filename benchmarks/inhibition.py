@@ -5,10 +5,10 @@
 Networks, what is taken out of them and the recipe are in ``inhibition_models.py``. Images, their order and augmentation
 and the number of updates are those of the seed, the same for all. First each of GRID's learning rates, for lateral
 inhibition and for what stands beside it: a few epochs on three quarters of ``--search-images`` training images, and the
-accuracy on the last quarter. RATES are the best of them; networks without a part are trained with the whole one's. Then
-the trainings: first all with seed 0, then the other seeds, networks without a part last. No epoch is chosen: the last
-one's accuracy on the test images is reported. What is there of one that was stopped is reported as it is, with the
-number of its epochs.
+accuracy on the last quarter. RATES are the best of them, but for ``E-I-slow``, whose rate is that of a longer trial on
+images that were held out. Networks without a part are trained with the whole one's. Then the trainings: first all with
+seed 0, then the other seeds, networks without a part last. No epoch is chosen: the last one's accuracy on the test
+images is reported. What is there of one that was stopped is reported as it is, with the number of its epochs.
 
 ``--width``, ``--images`` and ``--epochs`` are for two cores, and far below the paper's: width 1, 50 000 images, 300
 epochs. One thread by default.
