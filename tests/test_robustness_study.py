@@ -170,6 +170,11 @@ def test_what_networks_are_like_inside_is_written_and_drawn(tmp_path, monkeypatc
     assert [len(found["insides"][name]["andness"]) for name in names] == [2, 0, 2]  # of LIF behind a norm and spikes
     assert [len(found["insides"][name]["scrambled"]) for name in names] == [3, 3, 3]
     assert list(found["channels"]) == ["BPTT"] and len(found["channels"]["BPTT"]["fragility"]) == 16
+    images, labels = train.tensors(subset.test)
+    with torch.no_grad():
+        right = train.run(little.recipes()[0], subset, tmp_path).eval()(images).argmax(1) == labels
+    assert found["accuracy"]["BPTT-0"] == round(right.float().mean().item(), 4)
+    assert len(found["accuracy"]) == 4
     assert {"robustness_transfer.png", "robustness_insides.png"} <= {path.name for path in tmp_path.iterdir()}
 
 

@@ -4,7 +4,8 @@
 
 Of the first seed's models that are in ``results/``: how an NAA, made on the middle layer of each, does on every other
 (a matrix); which channels of the first layer are fragile; whether neurons fire for all of their inputs or for any, and
-for images whose pixels are exchanged among them. Writes ``results/diagnoses.json`` and two pictures.
+for images whose pixels are exchanged among them. And of all models the accuracy on all test images, without noise.
+Writes ``results/diagnoses.json`` and two pictures.
 """
 
 import json
@@ -25,6 +26,7 @@ from benchmarks.plot import GREY, style
 from benchmarks.robustness import data, study, train
 from benchmarks.robustness.findings import SHORT
 from benchmarks.robustness.models import Classifier
+from benchmarks.robustness.recipe import Recipe
 from tgo_kernels import OverTime
 from tgo_kernels.neurons import LIF
 from tgo_kernels.robustness import andness, channels, naa, transfers
@@ -32,16 +34,21 @@ from tgo_kernels.robustness import andness, channels, naa, transfers
 FULL = study.STUDIES["full"]
 
 
-def trained() -> dict[str, Classifier]:
-    """By their names, those of the first seed that fire."""
-    found = {}
+def trained() -> Iterator[tuple[Recipe, Classifier]]:
+    """All that are there, as far as they are trained."""
     for recipe in FULL.recipes():
         path = FULL.out / f"{recipe.name}.pt"
-        if recipe.seed == 0 and recipe.neurons != "ANN" and path.exists():
+        if path.exists():
             model = recipe.model()
             model.load_state_dict(torch.load(path)["model"])
-            found[recipe.defence] = model.eval()
-    return found
+            yield recipe, model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
+    """Without noise."""
+    pairs = zip(images.split(250), labels.split(250), strict=True)
+    return sum(int((model(x).argmax(1) == y).sum()) for x, y in pairs) / len(labels)
 
 
 def of_spikes(model: Classifier) -> Iterator[tuple[Tensor, tgo.Layer]]:
@@ -72,6 +79,7 @@ def rounded(values: list[float]) -> list[float]:
 
 
 def measured(models: dict[str, Classifier], dataset: data.Dataset) -> dict[str, Any]:
+    """Of the first seed's models that fire, by their names."""
     images, labels = study.attacked(FULL, dataset)
     matrix = transfers(models, images, labels, naa())
     found: dict[str, Any] = {"transfer": {"models": list(models), "right": (100 * matrix).round().int().tolist()}}
@@ -145,10 +153,14 @@ def by_layer(
 def main() -> int:
     try:
         tgo.tune_allocator()
-        models = trained()
-        if not models:
+        every, dataset = dict(trained()), data.load("full")
+        if not every:
             raise ValueError(f"no model in {FULL.out}: run the study first")
-        found = measured(models, data.load("full"))
+        firing = {r.defence: model for r, model in every.items() if r.seed == 0 and r.neurons != "ANN"}
+        found = measured(firing, dataset)
+        test = train.tensors(dataset.test)
+        shares = {r.name: accuracy(model, *test) for r, model in tqdm(every.items(), desc="accuracy", disable=None)}
+        found["accuracy"] = {name: round(share, 4) for name, share in shares.items()}
     except (ValueError, data.DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
