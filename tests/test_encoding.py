@@ -186,7 +186,7 @@ def test_compiled_functional_and_exported(kind):
     assert torch.equal(exported.module()(x), tgo.poisson(x, 4, seed=SEED))
 
 
-def test_inductor_keeps_the_layout():
+def test_compiled_code_keeps_the_layout():
     x = lying(rates(2, 16, 4, 4), (0, 2, 3, 1))
     compiled = torch.compile(lambda x: tgo.poisson(x, 4, seed=SEED), fullgraph=True)(x)
     expected = tgo.poisson(x, 4, seed=SEED)
