@@ -82,14 +82,16 @@ def curves(axes: Axes, rows: Rows, by: str, value: Callable[[dict[str, str]], fl
         axes.fill_between(list(runs), low, high, color=style[name]["color"], alpha=0.2)
 
 
-def status(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """The exit status of a command whose trainings may be stopped."""
+def status(
+    run: Callable[[argparse.Namespace], None], options: argparse.Namespace, after: str = "the last whole epoch"
+) -> int:
+    """The exit status of a command whose trainings may be stopped, and go on after that."""
     try:
         run(options)
-    except (ValueError, data.DataError, OSError) as error:
+    except (ValueError, data.DataError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on after the last whole epoch", file=sys.stderr)
+        print(f"stopped; the same command goes on after {after}", file=sys.stderr)
         return 130
     return 0

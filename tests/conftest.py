@@ -52,6 +52,15 @@ def poisoned_memory():
 
 
 @pytest.fixture
+def one_thread():
+    """Small networks on few cores spend their time waiting for threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def torchvision(monkeypatch):
     """SpikingJelly's older models take one function from torchvision, which no test calls."""
     for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):

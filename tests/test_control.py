@@ -17,13 +17,7 @@ LARGEST = np.array([1.0, 2.0], np.float32)
 KINDS = ("LIF", "CLIF", "DN")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Which the benchmark sets, and these networks are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")  # which the benchmark sets, and these networks are small
 
 
 def one(kind: str, currents: list[float]) -> list[int]:

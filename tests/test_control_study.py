@@ -24,13 +24,7 @@ from benchmarks.control.td3 import TD3
 SMALL = {"steps": 60, "warm_up": 20, "evaluate_every": 20, "episodes": 2, "batch": 8, "hidden": 8}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Which the benchmark sets, and these networks are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")  # which the benchmark sets, and these networks are small
 
 
 @pytest.fixture

@@ -152,15 +152,6 @@ def test_distances_count_what_the_layers_count(guarded, subset):
     assert found.counts.sum() <= found.total == 2 * sum(sizes)
 
 
-@pytest.fixture
-def one_thread():
-    """Two tests at once on few cores spend their time waiting for threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_short_run_writes_table_record_and_picture(tmp_path, capsys, monkeypatch, one_thread):
     monkeypatch.setattr(train, "TIMED_BATCHES", 1)
     command = ["--epochs", "1", "--train-images", "200", "--test-images", "50", "--out", str(tmp_path)]

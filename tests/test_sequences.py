@@ -14,14 +14,7 @@ from benchmarks import record, sequences, trainings
 from benchmarks.robustness import data, train
 from benchmarks.sequence_models import NEURONS, TASKS, Training
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Which the benchmark sets, and these layers are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")  # which the benchmark sets, and these networks are small
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from benchmarks.control.episode import animate, recorded
 from benchmarks.control.settings import FASTER, NEURONS, TARGETS, Settings
 from benchmarks.control.times import times
 from benchmarks.control.together import together
+from benchmarks.trainings import status
 
 PARTS = ("train", "time", "draw")
 QUICK = {"steps": 20_000, "warm_up": 1_000, "evaluate_every": 1_000, "stop_at": 1_000.0, "batch": 100, **FASTER}
@@ -131,15 +132,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parser().parse_args(arguments))
-    except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the last test", file=sys.stderr)
-        return 130
-    return 0
+    return status(run, parser().parse_args(arguments), after="the last test")
 
 
 if __name__ == "__main__":
