@@ -8,7 +8,7 @@
 # make bench  speed, memory and error against the same neuron composed in torch, ratios beside their goals, the pictures
 # make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
 # make robustness-full  every defence on all of Fashion-MNIST, and the leaderboard (days, goes on where it was stopped)
-# make family  every neuron's time beside plain LIF's, and the README's table of neurons (minutes)
+# make family  every neuron's time beside plain LIF's, and the guide's table of neurons (minutes)
 # make bench-networks  training steps of whole networks: memory that is held, peak memory, and time (an hour)
 # make bench-largest   the largest batch of these networks within 8 GiB, by engine (hours)
 # make bench-peers  the same beside SpikingJelly, snnTorch, norse and sinabs, in an environment of its own

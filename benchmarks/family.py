@@ -1,4 +1,4 @@
-"""``make family``: every neuron beside plain LIF and beside its own loop in torch, and the README's table of them.
+"""``make family``: every neuron beside plain LIF and beside its own loop in torch, and the guide's table of them.
 
     python -m benchmarks.family [--rounds 15] [--threads 2] [--small] [--out CSV]
 
@@ -28,7 +28,7 @@ SHAPES, SMALL = HEADLINES, ((4, 4096), (16, 1024))
 LONG, SHORT = 1000, 8
 FIGURES = {"plain": "time / LIF", "eager": "torch / it", "long": "T=1000 / T=8"}
 COLUMNS = ("neuron", "figure", "T", "N", "threads", "ms", "of_ms", "value", *record.ORIGIN)
-README = record.RESULTS.parents[1] / "README.md"
+PAGE = record.RESULTS.parents[1] / "docs" / "neurons.md"
 BETWEEN = re.compile(r"(?<=<!-- make family -->\n).*?(?=<!-- -->)", re.DOTALL)
 Call = Callable[[], object]
 
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = table(record.read(options.out))
     print(text)
     if not options.small:
-        README.write_text(BETWEEN.sub(lambda _: text, README.read_text()))
+        PAGE.write_text(BETWEEN.sub(lambda _: text, PAGE.read_text()))
 
 
 if __name__ == "__main__":

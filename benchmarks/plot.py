@@ -1,4 +1,4 @@
-"""The pictures of the README, drawn from the CSV of a run.
+"""The pictures of the guide, drawn from the CSV of a run.
 
 python -m benchmarks.plot bench|peers [--results benchmarks/results] [--figures figures]
 """

@@ -1,11 +1,11 @@
-"""The README's table of neurons: of the registry as it is, and of what was measured."""
+"""The guide's table of neurons: of the registry as it is, and of what was measured."""
 
 from benchmarks import family, record
 from tgo_kernels import neurons
 
 
 def test_the_table_is_that_of_the_registry_and_of_what_was_measured():
-    (table,) = family.BETWEEN.findall(family.README.read_text())
+    (table,) = family.BETWEEN.findall(family.PAGE.read_text())
     assert table == family.table(record.read(record.RESULTS / "family.csv"))
     assert all(f"`{kind.__name__}` | {', '.join(kind.STATES)}" in table for kind in neurons.HOUSE)
 

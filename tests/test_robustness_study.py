@@ -1,4 +1,4 @@
-"""The study: its checks, the settings' search, gains against their controls, and what the README says of it."""
+"""The study: its checks, the settings' search, gains against their controls, and what the guide says of it."""
 
 import json
 from dataclasses import replace
@@ -58,13 +58,13 @@ def test_each_gain_is_over_what_differs_in_that_one_thing():
     )
 
 
-def test_the_readme_has_the_tables_of_the_report():
+def test_the_guide_has_the_tables_of_the_report():
     report = (study.STUDIES["full"].out / "report.md").read_text()
-    readme = (study.ROOT / "README.md").read_text()
+    page = (study.ROOT / "docs" / "study.md").read_text()
     for heading in (f"# Robustness: {Recipe.network}", "## Gains"):
         section = report.split(heading)[1].split("\n## ")[0]
         lines = [line for line in section.splitlines() if line.startswith("|")]
-        assert lines and not [line for line in lines if line not in readme.splitlines()], heading
+        assert lines and not [line for line in lines if line not in page.splitlines()], heading
 
 
 def test_the_search_keeps_to_the_validation_split(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ Row = tuple[str, bool]  # defence, noise in test
 Outcomes = dict[Row, dict[int, Outcome]]  # then by seed, all of the same images
 ATTACKS = ("clean", "FGSM", "PGD7", "PGD40", "worst")
 GAINS = ("FGSM", "PGD40", "worst")
-SHORT = ("BPTT", "BPTT+TGO", "AT", "AT+TGO")  # what the README shows
+SHORT = ("BPTT", "BPTT+TGO", "AT", "AT+TGO")  # what the guide shows first
 # What else of a method a defence is compared with, where it is not the method alone.
 ALIKE = {
     "TGO": ("", "noise", "guard"),
