@@ -82,7 +82,7 @@ TGO_HD F size_of(F v, const Flags&) {
 template <class F, class Flags>
 TGO_HD F distance_of(F v, const Fired<F>& fired, const Flags& f) {
   if constexpr (Flags::spikes == Spikes::kInteger)
-    return (v >= 0.f) & (v <= fired.threshold) ? splat<F>(0.f) : splat<F>(1.f);
+    return ((v >= 0.f) & (v <= fired.threshold)) ? splat<F>(0.f) : splat<F>(1.f);
   return size_of(v, f) - fired.threshold;
 }
 
@@ -199,7 +199,7 @@ TGO_HD FireGradient<F> fire_back(F g_s, F g_v, F g_m, const Fired<F>& fired, con
     F pull = bit_cast<F>(bit_cast<Word<F>>(splat<F>(-f.pull)) ^ (bit_cast<Word<F>>(d) & 0x80000000u));  // -k sign(d)
     if (f.grid != 0.f) pull = pull * (2.f * (f.guard_margin - absolute(d)));
     if (f.below) pull = d < 0.f ? pull : zero;
-    const F counted = (absolute(d) < f.guard_margin) & (d != 0.f) ? pull : zero;
+    const F counted = ((absolute(d) < f.guard_margin) & (d != 0.f)) ? pull : zero;
     g_h = g_h + along(fired.h, counted, f);
     g_threshold = g_threshold - counted;
   }

@@ -15,8 +15,13 @@
 #define TGO_AT_ONCE(count) TGO_PRAGMA(unroll count)
 #else
 #define TGO_HD inline __attribute__((always_inline))
+#ifdef __clang__
+#define TGO_UNROLL _Pragma("unroll")
+#define TGO_IN_TURN _Pragma("nounroll")
+#else
 #define TGO_UNROLL _Pragma("GCC unroll 16")
-#define TGO_IN_TURN
+#define TGO_IN_TURN _Pragma("GCC unroll 1")
+#endif
 #define TGO_AT_ONCE(count)
 #endif
 
@@ -87,13 +92,13 @@ TGO_HD F positive_part(F x) {
 template <class F, class Other>
 TGO_HD F larger(F a, Other b) {
   const F other = splat<F>(b);
-  return (a >= other) | (a != a) ? a : other;
+  return ((a >= other) | (a != a)) ? a : other;
 }
 
 template <class F, class Other>
 TGO_HD F smaller(F a, Other b) {
   const F other = splat<F>(b);
-  return (a <= other) | (a != a) ? a : other;
+  return ((a <= other) | (a != a)) ? a : other;
 }
 
 }  // namespace tgo

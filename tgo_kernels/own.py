@@ -100,6 +100,7 @@ def _cpp(kind: Any) -> str:
 {printer.cpp("own", kind)}
 extern "C" __attribute__((visibility("default"))) const tgo::cpu::NeuronKernels tgo_own_neuron =
     tgo::cpu::TGO_ISA::kernels_for<tgo::Own>;
+TGO_ISA_END
 """
 
 

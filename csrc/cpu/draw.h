@@ -135,7 +135,7 @@ TGO_HD Int<F> chances_of(F value, bool with_sign) {
 
 template <class S>
 void spikes_of(const Chances& c, const Words& words, int64_t before) {
-  for_groups<1>(c.len, [&](int64_t j, auto, auto count) TGO_INLINE {
+  for_vectors(c.len, [&](int64_t j, auto count) TGO_INLINE {
     const F value = load_row<S>(c.x, j, count);
     const Int<F> chances = chances_of(value, c.with_sign);
     const Word<F> sign = c.with_sign ? bit_cast<Word<F>>(value) & 0x80000000u : Word<F>{};
@@ -144,7 +144,7 @@ void spikes_of(const Chances& c, const Words& words, int64_t before) {
       if (!c.rows[i]) continue;
       const Word<F> word = load<Word<F>>(words[i / 2] + before + j, Whole());
       const Int<F> number = bit_cast<Int<F>>(i % 2 ? word >> 16 : word & 0xFFFFu);
-      store_row<S, false, true>(c.rows[i], j, bit_cast<F>((Word<F>)(number < chances) & spike), count);
+      store_row<S, true>(c.rows[i], j, bit_cast<F>((Word<F>)(number < chances) & spike), count);
     }
   });
 }

@@ -1,7 +1,13 @@
 // x86-64-v4: 512-bit vectors.
 #pragma once
 
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("arch=x86-64-v4"))), apply_to = function)
+#define TGO_ISA_END _Pragma("clang attribute pop")
+#else
 #pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
+#define TGO_ISA_END
+#endif
 #include <immintrin.h>
 
 #include "kernels.h"

@@ -43,3 +43,4 @@ struct Equal {
 
 #define TGO_ISA generic
 #define TGO_ISA_NAME "generic"
+#define TGO_ISA_END

@@ -1,7 +1,7 @@
-// Whether the kernels of x86's wider instruction sets are there: by GCC, and not where only the baseline is asked for.
+// Whether the kernels of x86's wider instruction sets are there: not where only the baseline is asked for.
 #pragma once
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(TGO_BASELINE)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(TGO_BASELINE)
 #define TGO_WIDE 1
 #else
 #define TGO_WIDE 0

@@ -7,8 +7,8 @@ constexpr int kSpan = kStepsPerBlock;  // steps whose states and membranes stay 
 constexpr uint32_t kAllOwn = ~0u, kUsualOwn = 15, kNormOwn = 6;  // decay, gain, leak and threshold; gain and leak
 
 // What a kernel is compiled for: the neuron's step, what rows are stored in, what is known of the flags, and which
-// constants neurons may have of their own. That for all of these is also the one for sequences that end, and for
-// constants with a time axis.
+// constants neurons may have of their own. That for all of these is also the one for sequences that end, for constants
+// with a time axis, and for the few neurons that do not fill the vectors of another.
 template <class NeuronStep, class Stored, class KnownFlags, uint32_t own_bits>
 struct Form {
   using Step = NeuronStep;
@@ -22,12 +22,15 @@ struct Form {
   static constexpr int side = sizeof(F) == 32 && !own ? 4 : 2;
 };
 
-// f(j, side, count) for all neurons: vectors side by side, and the few that are left, of at most so many neurons each.
-template <int side, class Body>
-TGO_HD void for_groups(int64_t len, const Body& body) {
-  int64_t j = 0;
+// f(j, side, count) for the neurons from j on: vectors side by side, and by the kernel for rare calls the few that are
+// left, of at most so many neurons each. The first that is not done yet.
+template <class Form, class Body>
+TGO_HD int64_t for_groups(int64_t j, int64_t len, const Body& body) {
+  constexpr int side = Form::side;
   for (; j + side * kLanes <= len; j += side * kLanes) body(j, std::integral_constant<int, side>(), Whole());
-  for (; j < len; j += kLanes) body(j, std::integral_constant<int, 1>(), j + kLanes < len ? kLanes : len - j);
+  if constexpr (Form::rare)
+    for (; j < len; j += kLanes) body(j, std::integral_constant<int, 1>(), j + kLanes < len ? kLanes : len - j);
+  return j;
 }
 
 // What forward and backward have in common.
@@ -106,8 +109,25 @@ struct Span {
 constexpr bool begins_line(int g) { return g * sizeof(F) % 64 == 0; }
 
 #define TGO_SIDE(g) TGO_UNROLL for (int g = 0; g < side; ++g)
-#define TGO_STEPS(from, i) TGO_UNROLL for (int i = 0; i < kSpan; ++i) if (from + i < b.steps)
-#define TGO_STEPS_BACK(from, i) TGO_UNROLL for (int i = kSpan - 1; i >= 0; --i) if (from + i < b.steps)
+
+// f(i) for the first steps of a span, and in the other direction: side by side in the code, so that what they need stays
+// in registers, but where a kernel is for rare calls, and would be four times as large.
+template <class Form, class Body>
+TGO_HD void for_steps(int count, const Body& f) {
+  if constexpr (Form::rare) {
+    TGO_IN_TURN for (int i = 0; i < count; ++i) f(i);
+  } else {
+    TGO_UNROLL for (int i = 0; i < kSpan; ++i) if (i < count) f(i);
+  }
+}
+template <class Form, class Body>
+TGO_HD void for_steps_back(int count, const Body& f) {
+  if constexpr (Form::rare) {
+    TGO_IN_TURN for (int i = count - 1; i >= 0; --i) f(i);
+  } else {
+    TGO_UNROLL for (int i = kSpan - 1; i >= 0; --i) if (i < count) f(i);
+  }
+}
 
 // Flags under which the surrogate is known already.
 template <class Flags>
@@ -130,70 +150,79 @@ TGO_HD void to_slopes(const Flags& f, F d[], int count) {
   }(std::make_integer_sequence<int, kCurves>());
 }
 
-template <class Form, bool past>
-TGO_HD void forward_past(const Any& any, const ForwardWork& b, Totals* totals) {
+template <class Form>
+TGO_HD int64_t forward_from(int64_t j, const Any& any, const ForwardWork& b, Totals* totals, bool past) {
   using Step = typename Form::Step;
   using S = typename Form::S;
   const typename Form::Flags f(any);
   const Span<Form> span(f, b);
   F fired{}, neighbors{};  // exact: at most 2^24 a lane
   Doubles penalty[2] = {};
-  for_groups<Form::side>(b.len, [&](int64_t first, auto sides, auto count) TGO_INLINE {
+  j = for_groups<Form>(j, b.len, [&](int64_t first, auto sides, auto count) TGO_INLINE {
     constexpr int side = decltype(sides)::value;
-    constexpr bool all = std::is_same_v<decltype(count), Whole> && !Form::rare;
     F state[side][Step::kStates], c[side][Step::kConstants];
     TGO_SIDE(g) span.states(first + g * kLanes, count, state[g]), span.constants(first + g * kLanes, count, c[g]);
-    TGO_STEPS(0, i) TGO_SIDE(g) {
+    for_steps<Form>(b.steps, [&](int i) TGO_INLINE { TGO_SIDE(g) {
       const int64_t j = first + g * kLanes;
       Fired<F> found;
       F after;
       if (!past && begins_line(g)) span.fetch_next_to_write(b.spikes[i], j);
       span.step(i, j, count, c[g], state[g], &found, &after, begins_line(g));
       // Lanes past the row, or a sequence's end, count nothing.
-      const F one = all ? splat<F>(1.f) : span.going_on(i, j, count, load(kOnes, count), F{});
+      const F one = Form::rare ? span.going_on(i, j, count, load(kOnes, count), F{}) : splat<F>(1.f);
       const F spike = spike_of(found, f, one);
-      store_row<S, past, true>(b.spikes[i], j, spike, count);
+      store_row<S, true>(b.spikes[i], j, spike, count, past);
       fired += count_of(found, f, spike, one);
       if (f.membrane != Membrane::kNone) {
         const F membrane = membrane_of(found, after, f);
-        store_row<S, false>(b.membrane[i], j, all ? membrane : (one > 0.f ? membrane : F{}), count);
+        store_row<S>(b.membrane[i], j, Form::rare ? (one > 0.f ? membrane : F{}) : membrane, count);
       }
       if (f.guard) {
         const F distance = distance_of(found.h, found, f), term = guard_term(distance, f);
-        const F counted = all ? term : (one > 0.f ? term : F{});
+        const F counted = Form::rare ? (one > 0.f ? term : F{}) : term;
         HalfF halves[2];
         memcpy(halves, &counted, sizeof(counted));
         penalty[0] += Widen()(halves[0]);
         penalty[1] += Widen()(halves[1]);
         neighbors += absolute(distance) < f.guard_margin ? one : F{};
       }
-    }
+    } });
     TGO_SIDE(g) TGO_UNROLL for (int k = 0; k < Step::kStates; ++k) {
       const int64_t j = first + g * kLanes;
-      past && b.after_past_caches ? store_row<float, past>(b.after[k], j, state[g][k], count)
-                                  : store(b.after[k] + j, state[g][k], count);
+      store_row<float>(b.after[k], j, state[g][k], count, past && b.after_past_caches);
     }
   });
   totals->fired += int64_t(sum(fired));
   totals->neighbors += int64_t(sum(neighbors));
   totals->penalty += sum(penalty[0] + penalty[1]);
+  return j;
+}
+
+// What is left of a block, and all of it in rare calls, where each store asks whether it goes past the caches.
+template <class Step, class S>
+__attribute__((noinline)) void forward_rest(int64_t from, const Any& any, const ForwardWork& b, Totals* totals) {
+  using Rare = Form<Step, S, Any, kAllOwn>;
+  forward_from<Rare>(from, any, b, totals, Rare::streams && b.past_caches);
 }
 
 template <class Form>
 void forward(const Any& any, const ForwardWork& b, Totals* totals) {
-  Form::streams && b.past_caches ? forward_past<Form, Form::streams>(any, b, totals)
-                                 : forward_past<Form, false>(any, b, totals);
+  int64_t done = 0;
+  if constexpr (!Form::rare)
+    done = Form::streams && b.past_caches ? forward_from<Form>(0, any, b, totals, Form::streams)
+                                          : forward_from<Form>(0, any, b, totals, false);
+  if (done < b.len) forward_rest<typename Form::Step, typename Form::S>(done, any, b, totals);
 }
 
 // Recomputes the steps and walks back, a group of neurons after the other. What a span of four steps needs stays in
 // registers; for a second one the group is taken to its first step once more.
-template <class Form, bool past>
-TGO_HD void backward_past(const Any& any, const BackwardWork& b) {
+template <class Form>
+TGO_HD int64_t backward_from(int64_t j, const Any& any, const BackwardWork& b, bool past) {
   using Step = typename Form::Step;
   using S = typename Form::S;
   const typename Form::Flags f(any);
   const Span<Form> span(f, b);
-  for_groups<Form::side>(b.len, [&](int64_t first, auto sides, auto count) TGO_INLINE {
+  return for_groups<Form>(j, b.len, [&](int64_t first, auto sides, auto count) TGO_INLINE {
     constexpr int side = decltype(sides)::value;
     F before[kSpan + 1][side][Step::kStates], c[side][Step::kConstants], g_state[side][Step::kStates];
     F sums[side][Step::kConstants] = {};
@@ -205,18 +234,19 @@ TGO_HD void backward_past(const Any& any, const BackwardWork& b) {
     for (int from = b.steps > kSpan ? kSpan : 0; from >= 0; from -= kSpan) {
       TGO_SIDE(g) span.states(first + g * kLanes, count, before[0][g]);
       if (from)
-        TGO_UNROLL for (int i = 0; i < kSpan; ++i) TGO_SIDE(g) {
+        for_steps<Form>(kSpan, [&](int i) TGO_INLINE { TGO_SIDE(g) {
           F after;
           span.step(i, first + g * kLanes, count, c[g], before[0][g], &found[0][g], &after, false);
-        }
-      TGO_STEPS(from, i) TGO_SIDE(g) {
+        } });
+      const int steps = b.steps - from < kSpan ? b.steps - from : kSpan;
+      for_steps<Form>(steps, [&](int i) TGO_INLINE { TGO_SIDE(g) {
         F after;
         TGO_UNROLL for (int k = 0; k < Step::kStates; ++k) before[i + 1][g][k] = before[i][g][k];
         span.step(from + i, first + g * kLanes, count, c[g], before[i + 1][g], &found[i][g], &after, begins_line(g));
         slopes[i][g] = distance_of(f.surrogate_at_h ? found[i][g].h : found[i][g].u, found[i][g], f);
-      }
-      to_slopes(f, slopes[0], side * int(b.steps - from < kSpan ? b.steps - from : kSpan));
-      TGO_STEPS_BACK(from, i) TGO_SIDE(g) {
+      } });
+      to_slopes(f, slopes[0], side * steps);
+      for_steps_back<Form>(steps, [&](int i) TGO_INLINE { TGO_SIDE(g) {
         const int64_t j = first + g * kLanes, t = from + i;
         F x[Step::kInputs], now[Step::kConstants], g_c[Step::kConstants], g_next[Step::kStates];
         TGO_UNROLL for (int k = 0; k < Step::kInputs; ++k) {
@@ -239,12 +269,12 @@ TGO_HD void backward_past(const Any& any, const BackwardWork& b) {
               if (Form::rare && b.timed >> k & 1)
                 add(b.g_own[k] + (b.t + t) * b.columns + j, term, count, b.first_neurons);
             }
-      }
+      } });
       // Not before: a load waits for stores at the same place of another page.
-      TGO_STEPS(from, i) TGO_SIDE(g) TGO_UNROLL for (int k = 0; k < Step::kInputs; ++k) {
+      for_steps<Form>(steps, [&](int i) TGO_INLINE { TGO_SIDE(g) TGO_UNROLL for (int k = 0; k < Step::kInputs; ++k) {
         const int64_t j = first + g * kLanes, t = from + i;
-        store_row<S, past>(b.g_inputs[k][t], j, span.going_on(t, j, count, g_x[i][g][k], F{}), count);
-      }
+        store_row<S>(b.g_inputs[k][t], j, span.going_on(t, j, count, g_x[i][g][k], F{}), count, past);
+      } });
     }
     TGO_SIDE(g) {
       const int64_t j = first + g * kLanes;
@@ -257,9 +287,19 @@ TGO_HD void backward_past(const Any& any, const BackwardWork& b) {
   });
 }
 
+template <class Step, class S>
+__attribute__((noinline)) void backward_rest(int64_t from, const Any& any, const BackwardWork& b) {
+  using Rare = Form<Step, S, Any, kAllOwn>;
+  backward_from<Rare>(from, any, b, Rare::streams && b.past_caches);
+}
+
 template <class Form>
 void backward(const Any& any, const BackwardWork& b) {
-  Form::streams && b.past_caches ? backward_past<Form, Form::streams>(any, b) : backward_past<Form, false>(any, b);
+  int64_t done = 0;
+  if constexpr (!Form::rare)
+    done = Form::streams && b.past_caches ? backward_from<Form>(0, any, b, Form::streams)
+                                          : backward_from<Form>(0, any, b, false);
+  if (done < b.len) backward_rest<typename Form::Step, typename Form::S>(done, any, b);
 }
 
 }  // namespace

@@ -14,6 +14,14 @@ struct Whole {
   constexpr operator int64_t() const { return kLanes; }
 };
 
+// f(j, count) for all elements: whole vectors, and the few that are left.
+template <class Body>
+TGO_HD void for_vectors(int64_t len, const Body& body) {
+  int64_t j = 0;
+  for (; j + kLanes <= len; j += kLanes) body(j, Whole());
+  if (j < len) body(j, len - j);
+}
+
 template <class Vector = F, class Value, class Count>
 TGO_HD Vector load(const Value* from, Count count) {
   Vector value{};
@@ -41,12 +49,12 @@ TGO_HD F load_row(const void* row, int64_t j, Count count) {
   return widened<S, F>(__builtin_convertvector(bits, Word<F>));
 }
 
-// `past_caches`: for a row that is not read again soon, and is aligned for it. `spike`: 0 or 1, which needs no rounding.
-template <class S, bool past_caches, bool spike = false, class Count>
-TGO_HD void store_row(void* row, int64_t j, F value, Count count) {
+// `spike`: 0 or 1, which needs no rounding. `past_caches`: of a row that is not read again soon, and is aligned for it.
+template <class S, bool spike = false, class Count>
+TGO_HD void store_row(void* row, int64_t j, F value, Count count, bool past_caches = false) {
   S* to = static_cast<S*>(row) + j;
   if constexpr (std::is_same_v<S, float>) {
-    if constexpr (std::is_same_v<Count, Whole> && past_caches)
+    if (std::is_same_v<Count, Whole> && past_caches)
       Stream()(to, value);
     else
       store(to, value, count);
