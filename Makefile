@@ -3,6 +3,7 @@
 # make sanitize         the compiled engine under AddressSanitizer, UBSan and ThreadSanitizer
 # make sanitize-triton  the Triton kernels under ttsem: accesses out of bounds, and races between programs
 # make arm              the CPU kernels for aarch64, in an emulator, give the bits that x86-64 gives (minutes)
+# make clang            the CPU kernels by clang give the bits that GCC's give (minutes)
 # make triton-newest    the Triton tests with the newest release of Triton (make test has the one that torch pairs with)
 # make wheel            builds a wheel with the CUDA kernels, and runs it with another torch (OTHER_TORCH=...: gigabytes)
 # make bench  speed, memory and error against the same neuron composed in torch, ratios beside their goals, the pictures
@@ -35,7 +36,7 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton arm triton-newest wheel bench family bench-networks bench-largest bench-peers encoding sequences \
+	sanitize-triton arm clang triton-newest wheel bench family bench-networks bench-largest bench-peers encoding sequences \
 	sequences-pixels inhibition control control-full gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
@@ -83,11 +84,15 @@ sanitize: sanitize-address sanitize-thread
 sanitize-address sanitize-thread: sanitize-%: $(VENV)/installed
 	$(BIN)/python tests/sanitize.py $* $(TESTS)
 
-# Debian's cross-compiler and emulator, where they are missing.
+# Debian's compilers and emulator, where they are missing.
 arm: $(VENV)/installed
 	command -v qemu-aarch64 && command -v aarch64-linux-gnu-g++ || \
 		apt-get install -y --no-install-recommends g++-aarch64-linux-gnu qemu-user
-	$(BIN)/python tests/portable.py arm
+	$(BIN)/python tests/portable.py arm $(PLANTED)
+
+clang: $(VENV)/installed
+	command -v clang++ || apt-get install -y --no-install-recommends clang
+	$(BIN)/python tests/portable.py clang $(PLANTED)
 
 sanitize-triton: $(VENV)/installed
 	$(BIN)/python -m ttsem.sanitize pytest tests/test_triton_sanitize.py
