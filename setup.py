@@ -106,6 +106,7 @@ def extensions() -> list[Extension]:
         sources += glob("csrc/cuda/*.cu")
         libraries += ["cudart_static", "dl", "rt", "pthread"]
         directories = [str(CUDA_HOME / "lib64")]
+    flags = [*COMPILER["FLAGS"], *os.environ.get("CXXFLAGS", "").split()]  # the last win
     return [
         Extension(
             "tgo_kernels._C",
@@ -117,8 +118,9 @@ def extensions() -> list[Extension]:
             define_macros=[
                 ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # runs with torch 2.10 and every later one
                 ("TGO_HEADERS", '"{}"'.format(COMPILER["digest"](Path("csrc")))),
+                ("TGO_FLAGS", '"{}"'.format(" ".join(flags))),
             ],
-            extra_compile_args=[*COMPILER["FLAGS"], *os.environ.get("CXXFLAGS", "").split()],  # last, so that they win
+            extra_compile_args=flags,
             py_limited_api=True,
             optional=NATIVE != "1",
         )

@@ -31,6 +31,19 @@ std::string cpu_kernels() { return cpu::best_kernels().name; }
 
 std::string headers() { return TGO_HEADERS; }
 
+std::string built_by() {
+#ifdef __clang__
+  const std::string compiler = __VERSION__;
+#else
+  const std::string compiler = "GCC " __VERSION__;
+#endif
+#ifdef __GLIBC__
+  return compiler + ", glibc " + std::to_string(__GLIBC__) + "." + std::to_string(__GLIBC_MINOR__) + ", " TGO_FLAGS;
+#else
+  return compiler + ", " TGO_FLAGS;
+#endif
+}
+
 void own_neuron(int64_t number, int64_t states, int64_t inputs, int64_t constants, int64_t kernels) {
   OwnNeurons::add(number, {{int(states), int(inputs), int(constants)}, reinterpret_cast<const void*>(kernels)});
 }
@@ -40,6 +53,7 @@ void own_neuron(int64_t number, int64_t states, int64_t inputs, int64_t constant
 STABLE_TORCH_LIBRARY_IMPL(tgo_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels));
   m.impl("headers", TORCH_BOX(&headers));
+  m.impl("built_by", TORCH_BOX(&built_by));
   m.impl("own_neuron", TORCH_BOX(&own_neuron));
 }
 

@@ -27,7 +27,8 @@ def description() -> str:
     if ERROR:
         return ERROR
     cuda = "CUDA kernels" if _has_cuda() else "no CUDA kernels"
-    return f"{_LIBRARIES[0].name}, CPU kernels for {torch.ops.tgo_kernels.cpu_kernels()}, {cuda}"
+    kernels, built_by = torch.ops.tgo_kernels.cpu_kernels(), torch.ops.tgo_kernels.built_by()
+    return f"{_LIBRARIES[0].name}, CPU kernels for {kernels}, {cuda}; built by {built_by}"
 
 
 def _has_cuda() -> bool:

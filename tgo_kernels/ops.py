@@ -117,6 +117,7 @@ for _suffix in _SUFFIX.values():
 
 LIBRARY.define("cpu_kernels() -> str")  # the instruction set that the compiled engine runs here
 LIBRARY.define("headers() -> str")  # what it was built from: tgo_kernels.compiler.digest()
+LIBRARY.define("built_by() -> str")  # compiler, C library and flags
 # Makes a neuron of a user's known to it, by the address of its kernels.
 LIBRARY.define("own_neuron(int number, int states, int inputs, int constants, int kernels) -> ()")
 
