@@ -11,6 +11,14 @@
 #include "cpu/walk.h"
 #include "scan.h"
 
+#if defined(__GLIBC__) && __has_include(<sys/single_threaded.h>)
+// What std::shared_ptr asks, that it counts atomically: of this library alone, since glibc has it from 2.32 on, and all
+// else here from 2.14 on.
+extern "C" {
+__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;
+}
+#endif
+
 namespace {
 
 using namespace tgo;
