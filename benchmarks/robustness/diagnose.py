@@ -35,12 +35,11 @@ FULL = study.STUDIES["full"]
 
 
 def trained() -> Iterator[tuple[Recipe, Classifier]]:
-    """All that are there, as far as they are trained."""
+    """All that are there and trained to their end, as their records say."""
     for recipe in FULL.recipes():
-        path = FULL.out / f"{recipe.name}.pt"
-        if path.exists():
+        if (FULL.out / f"{recipe.name}.json").exists():
             model = recipe.model()
-            model.load_state_dict(torch.load(path)["model"])
+            model.load_state_dict(torch.load(FULL.out / f"{recipe.name}.pt")["model"])
             yield recipe, model.eval()
 
 
