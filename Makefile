@@ -38,8 +38,8 @@ PEERS := .venv-peers/bin/python
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton arm clang triton-newest wheel source wheels installed bench family bench-networks bench-largest bench-peers encoding sequences \
-	sequences-pixels inhibition control control-full gpu gpu-here gpu-compile docs lint clean
+	sanitize-triton arm clang triton-newest wheel source wheels installed bench family bench-networks bench-largest \
+	bench-peers encoding sequences sequences-pixels inhibition control control-full gpu gpu-here gpu-compile docs lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
