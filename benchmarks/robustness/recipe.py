@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 
 import tgo_kernels as tgo
+from benchmarks.inhibition_models import slow
 from benchmarks.robustness.models import NETWORKS, Classifier, Pixels, Poisson, classifier
 from benchmarks.robustness.neurons import NEURONS, exchanged
+from tgo_kernels.inhibition import PAPERS, Circuit
 
 OF_PAPER = ("BPTT", "AT", "RAT")  # methods that TGO is tried with
 METHODS = (*OF_PAPER, "TRADES")
@@ -37,8 +39,8 @@ class Recipe:
     2, and ``noise`` the noisy neurons: both together are TGO.
 
     ``neurons`` are LIF, or one of :data:`NEURONS`; ``input`` is the image's current in every step, or "Poisson" spikes;
-    ``norm`` is "batch", or "inhibition" in its place; ``scrambled`` weighs the mean spike rate on images whose pixels
-    are shuffled among them (arXiv 2102.07389, our form).
+    ``norm`` is "batch", or "inhibition" in its place, which learns slowly, with its paper's reset and surrogate;
+    ``scrambled`` weighs the mean spike rate on images whose pixels are shuffled among them (arXiv 2102.07389, ours).
 
     Protocol of AT and RAT, SGD with momentum and weight decay under a cosine: that of the code line which TGO compares
     with. Warming the learning rate up for the first tenth, the neuron's constants, ``noise_std``, ``guard_margin``,
@@ -125,6 +127,9 @@ class Recipe:
             model.encoder = Poisson(steps)
         if self.norm == "inhibition":
             model.layers, model.encoder = tgo.inhibited(model.layers)[0], Pixels(steps)
+            for layer in model.modules():
+                if isinstance(layer, Circuit):
+                    slow(layer)
         model = model.to(memory_format=torch.channels_last)
         return model if self.neurons == "LIF" else exchanged(model, self.neurons)
 
@@ -133,8 +138,8 @@ class Recipe:
         return tgo.LIF.from_decay(
             self.decay,
             self.gain,
-            surrogate=tgo.ATan(self.alpha),
             noise_std=self.noise_std if self.noise else 0.0,
+            **{"surrogate": tgo.ATan(self.alpha)} if self.norm == "batch" else PAPERS,
             **guard if self.guard else {},
         )
 

@@ -42,7 +42,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "BPTT+Poisson-T4-decay0.5": {"input": "Poisson"},
     "BPTT+Poisson-T8-decay0.5": {"input": "Poisson", "steps": 8},
     "BPTT+Poisson-T4-decay0.9": {"input": "Poisson", "decay": 0.9},
-    "BPTT+inhibition": {"norm": "inhibition", "lr": 0.001},
+    "BPTT+inhibition": {"norm": "inhibition", "lr": 0.03},
     "BPTT+prediction": {"neurons": "prediction"},
     "BPTT+oscillation": {"neurons": "oscillation"},
     "BPTT+scrambled": {"scrambled": 0.1},
