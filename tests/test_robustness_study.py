@@ -1,6 +1,7 @@
 """The study: its checks, the settings' search, gains against their controls, and what the guide says of it."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -221,6 +222,16 @@ def test_the_leaderboard_takes_what_the_protocol_asks_for(tmp_path, monkeypatch)
         ValueError, match=r"their\.about\.json must have.*trained, noise in training, source is missing"
     ):
         leaderboard.given(tmp_path)
+
+
+@pytest.mark.parametrize("left_out", ["margin, without noise", "local search, without noise", "PGD20, ATan(4)"])
+def test_a_noisy_record_has_the_attacks_without_noise(left_out):
+    outcome = Outcome.read(leaderboard.FULL.out / "BPTT-0.on.json")
+    leaderboard.check("it", outcome, {"noise": True})
+    outcome.about["attacks"].remove(left_out)
+    del outcome.stood[left_out]
+    with pytest.raises(ValueError, match=f"it lacks {re.escape(left_out)}"):
+        leaderboard.check("it", outcome, {"noise": True})
 
 
 def test_the_leaderboards_page_is_that_of_the_records():
