@@ -22,7 +22,7 @@ def cuda_on_the_host(tmp_path_factory):
     """``impl="native"`` is the CUDA engine's code for this module."""
     library = tmp_path_factory.mktemp("cuda_host") / "cuda_host.so"
     torch_path = Path(torch.__file__).parent
-    command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-Wno-psabi"]
+    command = ["g++", "-std=c++20", "-O0", "-shared", "-fPIC", "-ffp-contract=off", "-Wno-psabi"]
     command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{torch_path / 'include'}", f"-L{torch_path / 'lib'}"]
     command += [*os.environ.get("CXXFLAGS", "").split(), str(ROOT / "tests/cuda_host.cpp"), "-o", str(library)]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # not into the compiler
@@ -38,7 +38,7 @@ def cuda_on_the_host(tmp_path_factory):
         yield
 
 
-@settings(max_examples=int(os.environ.get("CUDA_HOST_EXAMPLES", "600")), deadline=None, derandomize=True, database=None)
+@settings(max_examples=int(os.environ.get("CUDA_HOST_EXAMPLES", "300")), deadline=None, derandomize=True, database=None)
 @given(cases())
 def test_agrees_with_the_specification(case):
     assert_agrees(case, "native")

@@ -61,10 +61,10 @@ EXTREMES = {
 @pytest.mark.skipif(not PINNED, reason="the figures are those of another compiler")
 @pytest.mark.parametrize("engine", ["triton", "cuda"])
 def test_budgets(engine):
-    """Nothing is over budget but what is known to be, and that as listed; nvcc takes minutes for a target."""
+    """Nothing is over budget but what is known to be, and that as listed; nvcc takes minutes for a target, so one."""
     if engine == "cuda" and not (cuda_code.available() and cuda_code.release() == "13.0"):
         pytest.skip("the figures are those of CUDA 13.0")
-    targets = TARGETS if engine == "triton" else ("sm_90", "sm_120")
+    targets = TARGETS if engine == "triton" else ("sm_90",)
     complaints, _ = judge(measure(list(cases(True, (engine,), targets))), KNOWN)
     assert not complaints
 
