@@ -21,7 +21,7 @@ from benchmarks.robustness import data, findings, study
 from tgo_kernels.robustness import ANSWERS, Outcome, Victim, attacks, suite
 from tgo_kernels.robustness.evaluation import digest
 from tgo_kernels.robustness.outcome import markdown
-from tgo_kernels.robustness.suite import IDLE_OF_LAYERS, IDLE_WITH_NOISE, QUIET, selected
+from tgo_kernels.robustness.suite import IDLE_OF_LAYERS, QUIET, selected
 
 FULL = study.STUDIES["full"]
 PAGE = study.ROOT / "docs" / "leaderboard.md"
@@ -136,11 +136,9 @@ def check(name: str, outcome: Outcome, images: dict[str, Any]) -> None:
 
 def asked_of_all(noise: bool, can_be_quiet: bool = False) -> set[str]:
     """The attacks that the standard suite has, whatever the model is, but for a switch of its noise."""
-    found = set(selected(suite(Victim(nn.Flatten()), FULL.effort, noise), FULL.effort))
-    if can_be_quiet:
-        found -= {*IDLE_WITH_NOISE, *IDLE_OF_LAYERS, f"local search, EoT-{FULL.effort.many}"}
-        found |= {QUIET, "margin, without noise", "local search, without noise"}
-    return found
+    victim = Victim(nn.Flatten(), switch=(lambda on: None) if can_be_quiet else None)
+    found = set(selected(suite(victim, FULL.effort, noise), FULL.effort))
+    return found - set(IDLE_OF_LAYERS) if can_be_quiet else found
 
 
 def attacked() -> tuple[Any, Any]:
