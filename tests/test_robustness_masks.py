@@ -6,11 +6,13 @@ Of :class:`victims.Scale` an attack that sees everything leaves nothing: within 
 import pytest
 import torch
 
-pytest.importorskip("tqdm")
+pytest.importorskip("pyautoattack")
+pytest.importorskip("matplotlib")
 
-from victims import Scale, grey
+from victims import Scale, grey, images
 
 import tgo_kernels as tgo
+from benchmarks.robustness import neurons, study
 from tgo_kernels.robustness import Effort, Victim, checklist, evaluate
 from tgo_kernels.robustness.suite import QUIET
 
@@ -77,6 +79,20 @@ def test_a_swapped_backward():
     outcome = attacked(Swapped(), *names, twin=Scale())
     assert outcome.shares["PGD20"] == 1 and outcome.shares["transfer"] == outcome.shares["SA-PGD + ASSG"] == 0
     assert {"white-box beats transfer", "SA-PGD + ASSG finds little more than PGD40"} <= failed(outcome)
+
+
+def test_the_swapped_backward_of_a_trained_network():
+    """Of the study: PGD is blind, and whoever puts another surrogate in its place differentiates what fires."""
+    (recipe,) = (each for each in study.STUDIES["full"].recipes() if each.defence == "BPTT+oscillation")
+    model, (x, y) = recipe.model(), images(24)
+    model.load_state_dict(torch.load(study.STUDIES["full"].out / "BPTT+oscillation-0.pt")["model"])
+    neurons.swap(model)
+    names = "PGD20", "PGD40", "PGD20, ATan(4)", "SA-PGD + ASSG"
+    outcome = evaluate(model, x, y, effort=EFFORT, attacks=names)
+    left = outcome.shares
+    assert left["PGD40"] > left["clean"] - 0.1 and max(left["PGD20, ATan(4)"], left["SA-PGD + ASSG"]) < 0.6, left
+    assert {"no other surrogate finds more", "SA-PGD + ASSG finds little more than PGD40"} <= failed(outcome)
+    assert all(layer.neuron.swapped == neurons.SWAPPED for layer in neurons.layers(model))
 
 
 class Stochastic(Scale):
@@ -180,6 +196,14 @@ def test_an_answer_that_depends_on_the_batch_is_refused():
     model = Scale(after=lambda logits: logits - logits.mean(0))
     with pytest.raises(ValueError, match="an image's logits depend on the others of its batch"):
         attacked(model, "PGD20")
+
+
+def test_a_noisy_answer_that_depends_on_the_batch_is_refused():
+    """Where no switch turns the noise off, in the mean of many draws."""
+    attacked(noisy := Stochastic(), "FGSM", noise=True)
+    noisy.after = lambda logits: logits - logits.mean(0)
+    with pytest.raises(ValueError, match="an image's logits depend on the others of its batch"):
+        attacked(noisy, "FGSM", noise=True)
 
 
 def test_noise_that_is_not_said_is_refused_and_noise_that_is_not_there():

@@ -74,7 +74,8 @@ class Ours(Neurons):
         if isinstance(surrogate, NoisePDF) and surrogate.std is None and layer._learn_noise:
             surrogate = NoisePDF(layer.learned(0)["noise_std"].mean().item())  # of the widths as they are now
         if not isinstance(surrogate, NoisePDF) or surrogate.std is not None or neuron.noisy:  # else it has no width
-            layer.neuron = neuron.changed(surrogate=surrogate)
+            own = {"swapped": None} if getattr(neuron, "swapped", None) else {}  # whoever replaces it differentiates it
+            layer.neuron = neuron.changed(surrogate=surrogate, **own)
         layer.impl = impl or engine
         return undo
 
