@@ -106,7 +106,13 @@ class Wavering(torch.nn.Module):
 
 @pytest.mark.parametrize(
     "attack",
-    [attacks.apgd(steps=5), attacks.square(queries=100), sa_pgd(iterations=10), sa_pgd(iterations=10, draws=2)],
+    [
+        attacks.apgd(steps=5),
+        attacks.square(queries=100),
+        sa_pgd(iterations=10),
+        sa_pgd(iterations=10, draws=2),
+        local_search(queries=400, draws=1),
+    ],
 )
 def test_no_attack_ends_at_a_lucky_draw(attack):
     """Not on the clean image, which can always be made wrong, nor on an iterate that one draw alone gets wrong."""

@@ -10,6 +10,7 @@ pytest.importorskip("tqdm")
 
 from victims import LITTLE, Scale, grey, images, network
 
+import tgo_kernels as tgo
 from tgo_kernels.robustness import (
     Outcome,
     Victim,
@@ -83,7 +84,8 @@ def test_a_record_that_was_begun_is_not_through_by_fewer_attacks(tmp_path):
     outcome.write(tmp_path / "x.json")
     again = evaluate(model, x, y, effort=LITTLE, attacks=["FGSM"], record=tmp_path / "x.json")
     assert not again.through and again.about["attacks"] == ["clean", "FGSM", "PGD7"]
-    assert "torch" in again.about["made with"] and again.about["batch"] == 100
+    assert "torch" in (made := again.about["made with"]) and f"tgo_kernels {tgo.__version__}" in made
+    assert again.about["batch"] == 100 and again.about["neurons"] == [repr(model.lif)]
     assert evaluate(model, x, y, effort=LITTLE, attacks=["PGD7"], record=tmp_path / "x.json").through
 
 
@@ -177,6 +179,11 @@ def test_the_command_line_prints_the_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| worst, image by image" in printed and "Signs of masked gradients:" in printed
     assert json.loads((tmp_path / "r.json").read_text())["about"]["search"] == 20
+    twin = json.loads((tmp_path / "r.json").read_text())["about"] | {"twin": [evaluation.fingerprint(Victim(Scale()))]}
+    run += ["--twin", f"{tmp_path}/model.py:made"]
+    assert main(run) == 1 and "of another evaluation (twin [], now [" in capsys.readouterr().err
+    assert main([*run[:-4], "--record", f"{tmp_path}/t.json", *run[-2:]]) == 0
+    assert json.loads((tmp_path / "t.json").read_text())["about"]["twin"] == twin["twin"]
     assert main([f"{tmp_path}/model.py:other", *run[1:]]) == 1
     assert "must have a function 'other'" in capsys.readouterr().err
     torch.save(torch.nn.Linear(1, 1), tmp_path / "w.pt")

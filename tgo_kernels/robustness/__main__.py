@@ -65,6 +65,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", help="FILE.py:factory")
     parser.add_argument("--weights", type=Path, help="of torch.save")
+    parser.add_argument("--twin", nargs="+", default=[], metavar="FILE.py:factory", help="where examples are made too")
     parser.add_argument("--data", type=Path, required=True, help="an .npz file with images and labels")
     parser.add_argument("--images", type=int, help="the first so many; default: all")
     parser.add_argument("--eps", type=float, default=255 * EPS, help="times 1/255; default: %(default)g")
@@ -87,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         images, labels = loaded(options.data, options.images)
         mine = {field.name: getattr(options, field.name) for field in NUMBERS}
         effort = replace(EFFORTS[options.effort], **{name: value for name, value in mine.items() if value is not None})
+        twins = [made(each, None) for each in options.twin]
         outcome = evaluate(
             model,
             images,
@@ -95,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
             noise=None if options.noise is None else options.noise == "on",
             effort=effort,
             record=options.record,
+            twin=twins,
             steps=options.steps,
             attacks=options.attacks,
             batch=options.batch,

@@ -4,17 +4,19 @@ import hashlib
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import tgo_kernels
 from tgo_kernels.neurons import check_number
 from tgo_kernels.robustness.attacks import EPS, INSTALL, Attack, autoattack, better
-from tgo_kernels.robustness.outcome import ATTACKS, MADE, Outcome, beside
+from tgo_kernels.robustness.outcome import ATTACKS, MADE, NEURONS, Outcome, beside
 from tgo_kernels.robustness.suite import EFFORTS, Effort, Stage, against, selected, suite
 from tgo_kernels.robustness.victim import ANSWERS, Victim
 
@@ -97,13 +99,13 @@ def evaluate(
             AWRY: round(awry, 4),
             **asdict(effort),
         } | ({"answers": ANSWERS} if noise else {})
-        was = {key: value for key, value in outcome.about.items() if key not in (ATTACKS, MADE)}
+        was = {key: value for key, value in outcome.about.items() if key not in (ATTACKS, MADE, NEURONS)}
         if outcome.stood and was != about:
             keys = [key for key in about | was if was.get(key) != about.get(key)]
             said = ", ".join(f"{key} {outcome.about.get(key)!r}, now {about.get(key)!r}" for key in keys)
             raise ValueError(f"{path} is of another evaluation ({said}): move it away")
         names = list(dict.fromkeys([*outcome.about.get(ATTACKS, ()), *stages]))  # what was begun is not through
-        outcome.about = about | {ATTACKS: names, MADE: made_with()}
+        outcome.about = about | {ATTACKS: names, MADE: made_with(), NEURONS: victim.described}
         todo = {name: stage for name, stage in stages.items() if name not in outcome.stood}
         if outcome.stood and todo and not outcome.points:
             assert path is not None
@@ -121,7 +123,10 @@ def evaluate(
 
 
 def made_with() -> str:
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    versions = [f"torch {torch.__version__}", f"tgo_kernels {tgo_kernels.__version__}"]
+    with suppress(PackageNotFoundError):
+        versions.append(f"pyautoattack {version('pyautoattack')}")
+    return ", ".join([*versions, f"{torch.get_num_threads()} threads"])
 
 
 def same(path: Path | None, victim: Victim, images: Tensor, labels: Tensor, outcome: Outcome, batch: int) -> None:
@@ -250,6 +255,8 @@ def fingerprint(victim: Victim) -> str:
 
 def bar(items: Any, desc: str, hidden: bool | None = None) -> Any:
     """With the time that is left."""
+    if hidden is False:
+        return items
     try:
         from tqdm import tqdm
     except ImportError as error:

@@ -12,7 +12,8 @@ from torch import Tensor
 from tgo_kernels.robustness.suite import against
 
 Bits = dict[str, Tensor]
-ATTACKS, MADE = "attacks", "made with"  # in a record: which the evaluation has; versions and threads
+# In a record: which the evaluation has, versions and threads, and the neurons' constants, which the digest has too.
+ATTACKS, MADE, NEURONS = "attacks", "made with", "neurons"
 
 
 @dataclass
