@@ -121,6 +121,9 @@ def test_a_study_trains_attacks_and_reports(tmp_path, monkeypatch, capsys):
     )
     assert on.about["noise"] and on.about["answers"] == ANSWERS and off.about["digest"] == on.about["digest"]
     assert len({outcome.about["model"] for outcome in (off, on, swapped)}) == 3
+    plain, attacked = (Outcome.read(tmp_path / "out" / f"{name}-0.off.json").about["model"] for name in ("BPTT", "AT"))
+    assert off.about["twin"] == [plain, attacked] and swapped.about["twin"] == [plain, attacked, off.about["model"]]
+    assert Outcome.read(tmp_path / "out" / "AT-0.off.json").about["twin"] == [plain]
     assert "swapped" in report and "AT+HoSNN, released" in report
     pictures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert pictures == {f"robustness_{name}.png" for name in ("accuracy", "eps", "theory", "distances")}

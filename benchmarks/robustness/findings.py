@@ -5,6 +5,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.robustness.recipe import OF_PAPER, PARTS, Recipe
 from tgo_kernels.robustness import ANSWERS, Outcome
 from tgo_kernels.robustness.checklist import CHECKS, MORE, SLACK, WITH_NOISE, passes, slack
@@ -15,6 +17,7 @@ Row = tuple[str, bool]  # defence, noise in test
 Outcomes = dict[Row, dict[int, Outcome]]  # then by seed, all of the same images
 ATTACKS = ("clean", "FGSM", "PGD7", "PGD40", "worst")
 GAINS = ("FGSM", "PGD40", "worst")
+RESAMPLED = 10_000  # times, the images behind a gain
 SHORT = ("BPTT", "BPTT+TGO", "AT", "AT+TGO")  # what the guide shows first
 # What else of a method a defence is compared with, where it is not the method alone.
 ALIKE = {
@@ -86,10 +89,22 @@ def checklist(outcomes: Outcomes) -> list[str]:
 
 def gain(outcomes: Outcomes, row: Row, control: Row, attack: str) -> list[float]:
     """What ``row`` withstands more than ``control`` under this attack, seed by seed."""
-    after, before = outcomes.get(row, {}), outcomes.get(control, {})
-    seeds = sorted(after.keys() & before.keys())
-    pairs = [(shares({0: after[s]}, attack), shares({0: before[s]}, attack)) for s in seeds]
+    pairs = [[shares({0: outcome}, attack) for outcome in pair] for pair in both(outcomes, row, control)]
     return [x - y for mine, others in pairs for x, y in zip(mine, others, strict=False)]
+
+
+def both(outcomes: Outcomes, row: Row, control: Row) -> list[tuple[Outcome, Outcome]]:
+    """Of each seed that both have."""
+    after, before = outcomes.get(row, {}), outcomes.get(control, {})
+    return [(after[seed], before[seed]) for seed in sorted(after.keys() & before.keys())]
+
+
+def interval(pairs: list[tuple[Outcome, Outcome]]) -> str:
+    """Of the gain in the worst case, the middle 95 % where these models met other images like these (bootstrap)."""
+    gained = torch.stack([after.right.float() - before.right.float() for after, before in pairs]).mean(0)
+    chosen = torch.randint(len(gained), (RESAMPLED, len(gained)), generator=torch.Generator().manual_seed(0))
+    low, high = (100 * gained[chosen].mean(1)).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return f"{low:.0f} to {high:.0f}"
 
 
 def controls(outcomes: Outcomes) -> list[tuple[Row, Row]]:
@@ -111,13 +126,15 @@ def controls(outcomes: Outcomes) -> list[tuple[Row, Row]]:
 
 def gains(outcomes: Outcomes, of: Outcomes | None = None) -> list[str]:
     """Of all rows, or of these."""
-    cells = [["gain of", "over", *GAINS]]
+    cells = [["gain of", "over", *GAINS, "95 % over images"]]
     for row, control in controls(outcomes):
         if of is not None and row not in of:
             continue
         found = [gain(outcomes, row, control, attack) for attack in GAINS]
         if any(found):
-            cells.append([name_of(row), name_of(control), *(spread(each) if each else "" for each in found)])
+            said = [spread(each) if each else "" for each in found]
+            middle = interval(both(outcomes, row, control)) if said[-1] else ""
+            cells.append([name_of(row), name_of(control), *said, middle])
     return markdown(cells, left=2)
 
 
@@ -160,9 +177,9 @@ def answers(outcomes: Outcomes, diagnoses: dict[str, list[Diagnosis]]) -> list[s
 def idle(outcomes: Outcomes) -> list[str]:
     """By attack: in how many evaluations it was, what it found alone in all of them, and its cost."""
     cells = [["attack", "evaluations", "images it alone got wrong", "seconds, median"]]
-    names = dict.fromkeys(name for seeds in outcomes.values() for o in seeds.values() for name in o.alone)
-    for name in names:
-        mine = [o for seeds in outcomes.values() for o in seeds.values() if name in o.alone]
+    whole = [o for row, seeds in outcomes.items() if not row[0].endswith((MASKED, PARTIAL)) for o in seeds.values()]
+    for name in dict.fromkeys(name for outcome in whole for name in outcome.alone):
+        mine = [outcome for outcome in whole if name in outcome.alone]
         alone, spent = sum(o.alone[name] for o in mine), [o.spent[name] for o in mine if name in o.spent]
         if name != "clean":
             cells.append([name, str(len(mine)), str(alone), f"{statistics.median(spent):.1f}" if spent else ""])
