@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import tgo_kernels as tgo
+
 ROOT = Path(__file__).parents[1]
 
 COLD = """
@@ -40,6 +44,19 @@ def test_info_names_engines_and_reasons():
     text = python("-m", "tgo_kernels", "info")
     assert 'native    yes, taken by impl="auto"' in text and "reference yes" in text
     assert "triton    no: Triton serves GPU tensors" in text and "CPU kernels for" in text
+
+
+def test_its_version_is_that_of_the_citation_and_of_the_changelog():
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    newest = re.search(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert cited and newest and cited[1] == newest[1] == tgo.__version__
+
+
+def test_a_name_that_has_moved_is_there_with_a_warning():
+    with pytest.warns(DeprecationWarning, match=r"tgo_kernels\.Neuron is tgo_kernels\.neurons\.LIF since 0\.2\.0"):
+        assert tgo.Neuron is tgo.neurons.LIF
+    with pytest.raises(AttributeError, match="module 'tgo_kernels' has no attribute 'Neurons'"):
+        _ = tgo.Neurons
 
 
 USER = """

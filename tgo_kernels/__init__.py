@@ -1,5 +1,8 @@
 """Fused, noisy, guarded LIF neurons for spiking neural networks, in PyTorch (Threshold Guarding Optimization)."""
 
+import warnings
+from typing import TYPE_CHECKING
+
 from tgo_kernels import house, neurons, noise, reference, surrogate
 from tgo_kernels.allocator import tune_allocator
 from tgo_kernels.blocks import Block
@@ -56,4 +59,13 @@ __all__ = [
 __all__ += house.__all__
 __all__ += surrogate.__all__
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+if not TYPE_CHECKING:  # or a checker would take every name for known
+
+    def __getattr__(name: str) -> object:
+        """A name of 0.1.0 that has moved, until 0.3.0."""
+        if name != "Neuron":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn("tgo_kernels.Neuron is tgo_kernels.neurons.LIF since 0.2.0", DeprecationWarning, stacklevel=2)
+        return neurons.LIF

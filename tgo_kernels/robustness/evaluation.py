@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import tgo_kernels
+from tgo_kernels import __version__
 from tgo_kernels.neurons import check_number
 from tgo_kernels.robustness.attacks import EPS, INSTALL, Attack, autoattack, better
 from tgo_kernels.robustness.outcome import ATTACKS, MADE, NEURONS, Outcome, beside
@@ -123,7 +123,7 @@ def evaluate(
 
 
 def made_with() -> str:
-    versions = [f"torch {torch.__version__}", f"tgo_kernels {tgo_kernels.__version__}"]
+    versions = [f"torch {torch.__version__}", f"tgo_kernels {__version__}"]
     with suppress(PackageNotFoundError):
         versions.append(f"pyautoattack {version('pyautoattack')}")
     return ", ".join([*versions, f"{torch.get_num_threads()} threads"])
