@@ -21,7 +21,7 @@
 # make inhibition  VGG-8 with lateral inhibition, beside batch norm and without its parts (goes on where it was stopped)
 # make control  a spiking actor balances a pendulum: TD3 with a proxy target, learning curves and an episode (minutes)
 # make control-full  proxy on and off, three seeds (ENV=Hopper-v5 STEPS=1000000; days, goes on where it was stopped)
-# make docs   the documentation as a website, in site/
+# make docs   the documentation as a website, in site/; make docs-version: this version of it, on the branch gh-pages
 # make gpu    on a machine with a GPU (and nvcc, and a torch with CUDA: TORCH=...): builds, tests, measures
 # make gpu-compile      what GPUs would run, read from the compiled kernels, against the budgets
 
@@ -39,7 +39,8 @@ ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
 	sanitize-triton arm clang triton-newest wheel source wheels installed bench family bench-networks bench-largest \
-	bench-peers encoding sequences sequences-pixels inhibition control control-full gpu gpu-here gpu-compile docs lint clean
+	bench-peers encoding sequences sequences-pixels inhibition control control-full gpu gpu-here gpu-compile docs docs-version lint \
+	clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
@@ -209,6 +210,13 @@ gpu-compile: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet mkdocs-material==9.8.2 mkdocstrings-python==2.0.11
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Beside those of former versions, by minor version; "latest" leads to it.
+docs-version: docs
+	$(BIN)/python -m pip install --quiet mike==2.2.0
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mike deploy --update-aliases \
+		$$(sed -n 's/^__version__ = "\(.*\)\..*"/\1/p' tgo_kernels/__init__.py) latest
+	$(BIN)/mike set-default latest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
