@@ -142,11 +142,11 @@ def test_rescaled_channels_are_those_that_the_training_images_say(monkeypatch):
     monkeypatch.setattr(
         study.channels, "fragility", lambda model, x, *a, **o: seen.append(x) or real(model, x, *a, **o)
     )
-    trials, gains = study.trials(full, recipe, dataset), []
+    trials, gains = study.trials(recipe), []
     for name in study.RESCALINGS:
         model = recipe.model().eval()
         model.load_state_dict(torch.load(full.out / "BPTT-0.pt")["model"])
-        with trials[name].change(model) as gain:
+        with trials[name].change(model, dataset) as gain:
             gains.append(gain.gain)
     torch.testing.assert_close(gains[0] + gains[1], torch.full((16,), 2.0))
     assert gains[0].std() > 0.05

@@ -174,8 +174,7 @@ def missing() -> list[str]:
     """The study's networks of which a record is not through."""
     left: dict[str, list[int]] = {}
     for recipe in FULL.recipes():
-        trials = ["off"] if recipe.neurons == "ANN" else ["off", "on"]
-        if not all(Outcome.read(FULL.record(recipe, trial)).through for trial in trials):
+        if not all(Outcome.read(FULL.record(recipe, name)).through for name in study.trials(recipe)):
             left.setdefault(recipe.defence, []).append(recipe.seed)
     rows = [f"{name} ({', '.join(map(str, seeds))})" for name, seeds in left.items()]
     said = (

@@ -112,16 +112,17 @@ TRIALS = {"off": False, "on": True, "released": False, "swapped": False, **dict.
 class Trial:
     """One way to attack a trained model."""
 
-    change: Callable[[Classifier], Any] = lambda model: nullcontext()  # a context in which it is attacked
+    # Of the model and the images, a context in which it is attacked.
+    change: Callable[[Classifier, data.Dataset], AbstractContextManager] = lambda model, dataset: nullcontext()
     attacks: tuple[str, ...] | None = None
     itself: bool = False  # whether examples are made on the model without the change, too
 
 
-def trials(study: Study, recipe: Recipe, dataset: data.Dataset) -> dict[str, Trial]:
+def trials(recipe: Recipe) -> dict[str, Trial]:
     """By name: noise "off", and "on" where there are spikes, and what a defence is besides known for."""
 
-    def fragile(sign: int, shuffled: bool) -> Callable[[Classifier], AbstractContextManager]:
-        def change(model: Classifier) -> AbstractContextManager:
+    def fragile(sign: int, shuffled: bool) -> Callable[[Classifier, data.Dataset], AbstractContextManager]:
+        def change(model: Classifier, dataset: data.Dataset) -> AbstractContextManager:
             images, labels = train.tensors(dataset.limited(FRAGILE, None, seed=0).train)
             found = channels.fragility(model, images, labels, eps=attacks.EPS)
             if shuffled:
@@ -133,17 +134,13 @@ def trials(study: Study, recipe: Recipe, dataset: data.Dataset) -> dict[str, Tri
 
         return change
 
-    def swapped(model: Classifier) -> AbstractContextManager:
-        neurons.swap(model)
-        return nullcontext()
-
     found = {"off": Trial()}
     if recipe.neurons != "ANN":
         found["on"] = Trial()
     if recipe.neurons == "HoSNN":
-        found["released"] = Trial(neurons.as_released, REPORTED)
+        found["released"] = Trial(lambda model, dataset: neurons.as_released(model), REPORTED)
     if recipe.neurons == "oscillation":
-        found["swapped"] = Trial(swapped, itself=True)
+        found["swapped"] = Trial(lambda model, dataset: nullcontext(neurons.swap(model)), itself=True)
     if recipe.defence == "BPTT" and recipe.data == "full":
         found |= {name: Trial(fragile(*how)) for name, how in RESCALINGS.items()}
     return found
@@ -178,12 +175,12 @@ def go(study: Study, recipe: Recipe, dataset: data.Dataset) -> None:
     """Trains and attacks one model, as far as that is not done yet."""
     images, labels = attacked(study, dataset)
     twins = others(study, recipe, dataset)
-    for name, trial in trials(study, recipe, dataset).items():
+    for name, trial in trials(recipe).items():
         model = train.run(recipe, dataset, study.out)
         victim = prepared(model, recipe, TRIALS[name])
         sources = [*twins, *([train.run(recipe, dataset, study.out)] if trial.itself else [])]
         about = {"noise": TRIALS[name], "effort": study.effort, "twin": sources, "attacks": trial.attacks}
-        with trial.change(model):
+        with trial.change(model, dataset):
             evaluate(victim, images, labels, record=study.record(recipe, name), batch=125, **about)
 
 
@@ -212,7 +209,7 @@ def write(study: Study, dataset: data.Dataset) -> str:
     """Tables, checklist and figures of all models that are there; returns what a reader wants first."""
     outcomes: findings.Outcomes = {}
     for recipe in study.recipes():
-        for name in trials(study, recipe, dataset):
+        for name in trials(recipe):
             path = study.record(recipe, name)
             if not (outcome := Outcome.read(path)).through:
                 continue
