@@ -46,6 +46,7 @@ def test_what_found_nothing_alone_is_run_where_it_is_asked_for(monkeypatch):
     switched = selected(suite(Victim(Scale(), switch=print), LITTLE, True), LITTLE)
     learned = selected(suite(Victim(Scale(noise_std=0.1, learn_noise=True)), LITTLE, True), LITTLE)
     assert all({QUIET, "SA-PGD + ASSG"} <= set(stages) and "Square" not in stages for stages in (switched, learned))
+    assert f"margin, NoisePDF, EoT-{LITTLE.many}" in learned
 
 
 @pytest.mark.parametrize("noise", [False, True])

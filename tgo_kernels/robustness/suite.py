@@ -164,7 +164,7 @@ def noisy(victim: Victim, effort: Effort, eps: float, can_be_quiet: bool) -> dic
         made["margin, without noise"] = Stage(narrow, "survivors", "best", quiet=True)
         made["local search, without noise"] = Stage(local_search(eps, effort.search), "survivors", "quiet", quiet=True)
     made[f"margin, EoT-{effort.many}"] = Stage(many, "survivors", "quiet" if can_be_quiet else "best")
-    if any(layer.neuron.noisy or layer._learn_noise for layer in victim.layers):
+    if any(layer.neuron.noisy for layer in victim.layers):
         width = attacks.through(lambda depth: surrogate.NoisePDF(), on_margin(eps, effort.margin_steps, effort.many))
         made[f"margin, NoisePDF, EoT-{effort.many}"] = Stage(width, "survivors", "best")
     if not can_be_quiet:

@@ -77,13 +77,12 @@ class Victim:
     @property
     def can_be_noisy(self) -> bool:
         """Whether there is a noise that can be turned on and off."""
-        return self.switch is not None or any(layer.neuron.noisy or layer._learn_noise for layer in self.layers)
+        return self.switch is not None or any(layer.neuron.noisy for layer in self.layers)
 
     @property
     def noisy(self) -> bool:
         """Whether it answers with noise as it stands."""
-        layers = any(x.noise_in_eval and (x.neuron.noisy or getattr(x, "_learn_noise", False)) for x in self.layers)
-        return layers or self._on or self.random
+        return any(x.noise_in_eval and x.neuron.noisy for x in self.layers) or self._on or self.random
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes], from rest, in one draw of the noise."""
