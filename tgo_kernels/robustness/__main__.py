@@ -65,7 +65,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", help="FILE.py:factory")
     parser.add_argument("--weights", type=Path, help="of torch.save")
-    parser.add_argument("--twin", nargs="+", default=[], metavar="FILE.py:factory", help="where examples are made too")
+    parser.add_argument(
+        "--twin",
+        action="append",
+        default=[],
+        metavar="FILE.py:factory",
+        help="a trained model, with its weights in it, that examples are made on too (transfer); may be given again",
+    )
     parser.add_argument("--data", type=Path, required=True, help="an .npz file with images and labels")
     parser.add_argument("--images", type=int, help="the first so many; default: all")
     parser.add_argument("--eps", type=float, default=255 * EPS, help="times 1/255; default: %(default)g")

@@ -23,7 +23,8 @@ NARROW, FIRST, LAST = 8.0, 8.0, 2.0  # ATan's alpha; of the first layer and of t
 ANNEALED = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-# What found no image alone, that others did not, on LIF networks trained with and without attacks, the guard and noise.
+# What found no image alone, that others did not, on LIF networks trained with and without attacks, the guard and noise:
+# the study's ``*.idle-*.json`` are records of it.
 IDLE = ("RFGSM", "PGD40 restarted", "PGD20, Sigmoid(4)", "PGD20, Triangle(1)", "PGD20, BPTR", "PGD20, RGA")
 IDLE_WITH_NOISE = ("APGD", "Square")  # where the noise can be turned off
 IDLE_OF_LAYERS = ("SA-PGD + ASSG",)  # where it is, besides, of a fixed width in layers of tgo_kernels
@@ -83,7 +84,8 @@ def selected(stages: dict[str, Stage], effort: Effort, names: Sequence[str] | No
     """
     if names is not None:
         if unknown := set(names) - set(stages):
-            raise ValueError(f"attacks must be of {', '.join(stages)}; got {', '.join(sorted(unknown))}")
+            got = ", ".join(map(repr, sorted(unknown))) + (", which needs a twin" if "transfer" in unknown else "")
+            raise ValueError(f"attacks must be of {', '.join(map(repr, stages))}; got {got}")
         return {name: stage for name, stage in stages.items() if name in ("clean", *names)}
     return {name: stage for name, stage in stages.items() if effort.everything or not stage.idle}
 
