@@ -38,7 +38,10 @@ def test_each_gain_is_over_what_differs_in_that_one_thing():
     }
     outcomes = {row: outcome(count) for row, count in right.items()}
     said = [[cell.strip() for cell in line.split("|")[1:-1]] for line in findings.gains(outcomes)[2:]]
-    assert {(row, control): set(points) for row, control, *points in said} == {
+    middle = {(row, control): [float(end) for end in middle.split(" to ")] for row, control, *_, middle in said}
+    assert middle["BPTT, rescaled", "BPTT"] == [0, 0]  # the same images
+    assert middle["BPTT+TGO", "BPTT"] == pytest.approx([0, 50], abs=10)  # 2 of 10
+    assert {(row, control): set(points) for row, control, *points, _ in said} == {
         ("BPTT, noise in test", "BPTT"): {"40.0"},
         ("BPTT+noise, noise in test", "BPTT, noise in test"): {"-10.0"},
         ("BPTT+TGO", "BPTT"): {"20.0"},
