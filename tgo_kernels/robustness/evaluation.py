@@ -112,7 +112,7 @@ def evaluate(
             raise ValueError(f"{path} is not through, and {beside(path)} is missing: move it away")
         if todo and outcome.stood and not noise:
             same(path, victim, images, labels, outcome, batch)
-        for name, stage in bar(todo.items(), desc=path.stem if path else victim.name, hidden=progress):
+        for name, stage in bar(todo.items(), desc=path.stem if path else victim.name, shown=progress):
             start = time.perf_counter()
             tried(victim, images, labels, outcome, name, stage, noise, batch, seed)
             outcome.spent[name] = time.perf_counter() - start
@@ -253,15 +253,15 @@ def fingerprint(victim: Victim) -> str:
     return found.hexdigest()[:16]
 
 
-def bar(items: Any, desc: str, hidden: bool | None = None) -> Any:
+def bar(items: Any, desc: str, shown: bool | None = None) -> Any:
     """With the time that is left."""
-    if hidden is False:
+    if shown is False:
         return items
     try:
         from tqdm import tqdm
     except ImportError as error:
         raise ImportError(f"progress is shown by tqdm ({error}): {INSTALL}") from error
-    return tqdm(items, desc=f"{desc}: attacks", leave=False, disable=None if hidden is None else not hidden)
+    return tqdm(items, desc=f"{desc}: attacks", leave=False, disable=None if shown is None else not shown)
 
 
 def withstood(
