@@ -18,7 +18,7 @@ from tgo_kernels.neurons import check_number
 from tgo_kernels.robustness.attacks import EPS, INSTALL, Attack, autoattack, better
 from tgo_kernels.robustness.outcome import ATTACKS, MADE, NEURONS, Outcome, beside
 from tgo_kernels.robustness.suite import EFFORTS, Effort, Stage, against, selected, suite
-from tgo_kernels.robustness.victim import ANSWERS, Victim
+from tgo_kernels.robustness.victim import ANSWERS, Victim, seeded
 
 Model = nn.Module | Victim
 STRAY = 0.02  # share of the images that another machine's rounding may answer otherwise
@@ -176,14 +176,6 @@ def tried(
     outcome.stood[name] = right
     if stage.on == "survivors":
         outcome.tried[name] = chosen
-
-
-@contextmanager
-def seeded(images: Tensor, seed: int) -> Iterator[None]:
-    """torch's generators from this seed, and as they were afterwards."""
-    with torch.random.fork_rng(devices=[] if images.device.type == "cpu" else [images.device]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

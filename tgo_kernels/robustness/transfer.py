@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from tgo_kernels.neurons import check_bool
 from tgo_kernels.robustness.attacks import EPS, Attack
-from tgo_kernels.robustness.evaluation import accuracy, bar, check, seeded
+from tgo_kernels.robustness.evaluation import accuracy, bar, check
 from tgo_kernels.robustness.spikes import untouched
-from tgo_kernels.robustness.victim import Victim
+from tgo_kernels.robustness.victim import Victim, seeded
 
 
 def transfers(

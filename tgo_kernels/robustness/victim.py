@@ -254,16 +254,23 @@ class Victim:
     @torch.no_grad()
     def _means_differ(self, x: Tensor) -> float:
         """Share of the images whose mean logits over many draws are others beside black ones, by more than chance."""
-        with torch.random.fork_rng(devices=[] if x.device.type == "cpu" else [x.device]):
+        with seeded(x, 0):
             batches = x, torch.cat([x, torch.zeros_like(x)])
             a, b = (torch.stack([self(each)[: len(x)] for _ in range(COMPARED)]) for each in batches)
         apart, error = (a.mean(0) - b.mean(0)).abs(), ((a.var(0) + b.var(0)) / COMPARED).sqrt()
         return (apart > BY_CHANCE * error + SAME * (1 + a.abs().max())).any(1).float().mean().item()
 
     def _seeded(self, x: Tensor) -> Tensor:
-        with torch.random.fork_rng(devices=[] if x.device.type == "cpu" else [x.device]):
-            torch.manual_seed(0)
+        with seeded(x, 0):
             return self(x).detach()
+
+
+@contextmanager
+def seeded(images: Tensor, seed: int) -> Iterator[None]:
+    """torch's generators from this seed, and as they were afterwards."""
+    with torch.random.fork_rng(devices=[] if images.device.type == "cpu" else [images.device]):
+        torch.manual_seed(seed)
+        yield
 
 
 def first(out: Any) -> Any:
