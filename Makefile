@@ -35,12 +35,14 @@ GPU_COMPILE ?= --quick
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers/bin/python
+APT := $(if $(shell command -v sudo),sudo) apt-get
+install = { $(APT) update && $(APT) install -y --no-install-recommends $(1); }
 ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
-	sanitize-triton arm clang triton-newest wheel source wheels installed bench family bench-networks bench-largest \
-	bench-peers encoding sequences sequences-pixels inhibition control control-full gpu gpu-here gpu-compile docs docs-version lint \
-	clean
+	sanitize-triton arm clang arm-compiler clang-compiler triton-newest wheel source wheels installed bench family \
+	bench-networks bench-largest bench-peers encoding sequences sequences-pixels inhibition control control-full gpu gpu-here \
+	gpu-compile docs docs-version lint clean
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
@@ -87,15 +89,16 @@ sanitize: sanitize-address sanitize-thread
 sanitize-address sanitize-thread: sanitize-%: $(VENV)/installed
 	$(BIN)/python tests/sanitize.py $* $(TESTS)
 
-# Debian's compilers and emulator, where they are missing.
-arm: $(VENV)/installed
-	command -v qemu-aarch64 && command -v aarch64-linux-gnu-g++ || \
-		apt-get install -y --no-install-recommends g++-aarch64-linux-gnu qemu-user
-	$(BIN)/python tests/portable.py arm $(PLANTED)
+arm clang: %: $(VENV)/installed %-compiler
+	$(BIN)/python tests/portable.py $@ $(PLANTED)
 
-clang: $(VENV)/installed
-	command -v clang++ || apt-get install -y --no-install-recommends clang
-	$(BIN)/python tests/portable.py clang $(PLANTED)
+# Debian's compilers and emulator, where they are missing.
+arm-compiler:
+	command -v qemu-aarch64 && command -v aarch64-linux-gnu-g++ || \
+		$(call install,g++-aarch64-linux-gnu qemu-user)
+
+clang-compiler:
+	command -v clang++ || $(call install,clang)
 
 sanitize-triton: $(VENV)/installed
 	$(BIN)/python -m ttsem.sanitize pytest tests/test_triton_sanitize.py
