@@ -42,7 +42,7 @@ ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 .PHONY: demo robustness robustness-full test test-cpu test-triton sanitize sanitize-address sanitize-thread \
 	sanitize-triton arm clang arm-compiler clang-compiler triton-newest wheel source wheels installed bench family \
 	bench-networks bench-largest bench-peers encoding sequences sequences-pixels inhibition control control-full gpu gpu-here \
-	gpu-compile docs docs-version lint clean
+	gpu-compile docs docs-version lint clean always
 .DEFAULT_GOAL := test
 
 # Torch first, and once: everything after it is installed without touching it. Three packages ask for far more than the
@@ -57,9 +57,13 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/former spikingjelly==0.0.0.0.14
 	touch $@
 
-# The compiled engine, again where its sources changed.
-$(VENV)/built: $(VENV)/installed setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
-	TGO_KERNELS_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --force --inplace
+# The compiled engine, again where its sources or the compiler changed. Without a compiler there is plain torch.
+FOUND := $(shell command -v $(firstword $(CXX)))
+$(VENV)/compiler: $(VENV)/installed always
+	@echo '$(FOUND) $(CXXFLAGS)' | cmp --quiet - $@ || echo '$(FOUND) $(CXXFLAGS)' > $@
+
+$(VENV)/built: $(VENV)/compiler setup.py $(shell find csrc -name '*.h' -o -name '*.cpp')
+	TGO_KERNELS_NATIVE=$(if $(FOUND),1,0) $(BIN)/python setup.py --quiet build_ext --force --inplace
 	$(BIN)/python -m tgo_kernels info
 	touch $@
 
