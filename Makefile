@@ -27,6 +27,8 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# The release that torch 2.13 pairs with; another torch brings its own.
+TRITON := $(if $(filter torch==2.13.0,$(TORCH)),triton==3.7.1)
 OTHER_TORCH ?= torch==2.10.0
 DATA ?= subset
 ENV ?= Hopper-v5
@@ -50,8 +52,8 @@ ENGINES := tgo_kernels torch.compile eager SpikingJelly snnTorch norse sinabs
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
-	TGO_KERNELS_NATIVE=0 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet "$(TORCH)" $(TRITON) numpy
+	TGO_KERNELS_NATIVE=0 $(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]" "$(TORCH)" $(TRITON)
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python \
 		spikingjelly==2.0.0 snntorch==1.0.0 ttsem==0.1.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/former spikingjelly==0.0.0.0.14
