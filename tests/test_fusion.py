@@ -33,13 +33,8 @@ class Residual(nn.Module):
 
     def __init__(self, a, add):
         super().__init__()
-        self.first, self.conv, self.norm, self.fire, self.add = (
-            Unit(a, a),
-            conv(a, a),
-            nn.BatchNorm2d(a),
-            tgo.LIF(),
-            add,
-        )
+        self.first, self.conv, self.norm, self.fire = Unit(a, a), conv(a, a), nn.BatchNorm2d(a), tgo.LIF()
+        self.add = add
 
     def forward(self, x):
         y = self.first(x)
@@ -341,17 +336,13 @@ def test_a_norm_whose_output_is_used_twice_is_left():
 
 def test_fused_and_packed_and_compiled():
     model, x = net().eval(), torch.randn(4, 3, 3, 8, 8)
-    expected = gradients(copy.deepcopy(model), x)
     tgo.fuse(model)
     fused = gradients(model, x)
     with tgo.pack_spikes():
-        packed = gradients(model, x)
-    for a, b in zip(packed, fused, strict=True):
-        assert torch.equal(a, b)
+        assert_alike(gradients(model, x), fused, rtol=0, atol=0)
     compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
     torch._dynamo.reset()
     torch.testing.assert_close(compiled(x), model(x))
-    assert expected[0].shape == fused[0].shape
 
 
 def test_what_is_no_module_is_refused():

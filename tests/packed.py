@@ -1,0 +1,21 @@
+"""A network whose spikes are packed, and what it gives, which is the same to the bit."""
+
+import torch
+from torch import nn
+
+import tgo_kernels as tgo
+
+
+def net(channels=8, size=8):
+    return nn.Sequential(
+        tgo.OverTime(nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels)),
+        tgo.LIF(),
+        tgo.OverTime(nn.Conv2d(channels, channels, 3, padding=1), nn.MaxPool2d(2), nn.BatchNorm2d(channels)),
+        tgo.LIF(),
+        tgo.OverTime(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(channels * (size // 4) ** 2, 10)),
+    )
+
+
+def assert_equal(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
