@@ -36,12 +36,12 @@ from tgo_kernels.robustness.outcome import markdown
 PARTS = ("search", "train", "draw")
 SEARCHED = ("E-I", "E-I-slow", *OTHERS)
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-RATES = {"E-I": 0.01, "E-I-slow": 0.03, "batch-norm": 0.03, "no-norm": 0.1, "no-norm-scaled": 0.3}
+RATES = {"E-I": 0.01, "E-I-slow": 0.03, "E-I-clipped": 0.03, "batch-norm": 0.03, "no-norm": 0.1, "no-norm-scaled": 0.3}
 COLUMNS = ("variant", "lr", "weight_decay", "momentum", "batch", "width", "data", "images", "tested", "seed")
 COLUMNS = (*COLUMNS, "parameters", "epochs", "epoch", "loss", "accuracy", *(f"rate_{i + 1}" for i in range(5)))
 COLUMNS = (*COLUMNS, "seconds", *record.ORIGIN)
 PALETTE = ("#e8590c", "#a61e4d", "#4c8dd6", "#8a8f98", "#2f9e8f", "#b06ad1", "#d1557a", "#c2a000", "#6a9e2f", "#7c5cff")
-PALETTE = (*PALETTE, "#00a3c4", "#a0522d")
+PALETTE = (*PALETTE, "#00a3c4", "#a0522d", "#5f3dc4")
 STYLES = {
     name: {"color": colour, **({"linestyle": "--", "linewidth": 1} if name in WITHOUT else {"linewidth": 2})}
     for name, colour in zip(VARIANTS, PALETTE, strict=True)

@@ -9,7 +9,9 @@ the same. ``no-norm`` has neither, and torch's first weights; ``no-norm-scaled``
 the first batch's currents have a deviation of 1 (as arXiv 1511.06422, without its orthogonal weights).
 
 ``E-I-slow`` is the E-I network whose W_IE and g_I learn slowly: their gradients are multiplied by 0.1, so that a larger
-learning rate can be borne (ours; an inhibitory channel acts on all the others at once).
+learning rate can be borne (ours; an inhibitory channel acts on all the others at once). In ``E-I-clipped`` the gradient
+of each parameter is no longer than 0.5 (ours): where a divisor is small, that of the whole network is a hundred times
+as long as in most updates, and one such update ends the training.
 
 The others are the E-I network without a part. All start from the weights that E-I Init gives the whole one for the
 first batch, and then lose their part (ours: a layer behind one that always fires could not be made):
@@ -42,6 +44,7 @@ CHANNELS = (64, 128, 256, 512, 512)
 STEPS = 4
 EPSILON = 1e-5  # of batch norm
 SLOW = 0.1
+CLIP = 0.5
 
 
 def vgg8(width: float, norm: bool, classes: int = 10) -> nn.Sequential:
@@ -87,6 +90,11 @@ def draw_as_torch(layer: Circuit) -> None:
 def slow(layer: Circuit) -> None:
     for weight in (layer.W_IE, *([] if layer.readout else [layer.g_I])):
         weight.register_hook(lambda gradient: SLOW * gradient)
+
+
+def clip(layer: Circuit) -> None:
+    for parameter in layer.parameters():
+        parameter.register_hook(lambda gradient: gradient * (CLIP / gradient.norm()).clamp(max=1))
 
 
 def unscale(layer: Circuit) -> None:
@@ -136,8 +144,8 @@ WITHOUT: dict[str, Callable[[Circuit], Any]] = {
     "no-subtraction": without_subtraction,
 }
 OTHERS = ("batch-norm", "no-norm", "no-norm-scaled")
-CHANGED = {"E-I-slow": slow} | WITHOUT
-VARIANTS = ("E-I", "E-I-slow", *OTHERS, *WITHOUT)
+CHANGED = {"E-I-slow": slow, "E-I-clipped": clip} | WITHOUT
+VARIANTS = ("E-I", "E-I-slow", "E-I-clipped", *OTHERS, *WITHOUT)
 
 
 @dataclass(frozen=True)

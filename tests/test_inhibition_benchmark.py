@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib")
 
 import tgo_kernels as tgo
 from benchmarks import inhibition, record, trainings
-from benchmarks.inhibition_models import CHANGED, EPSILON, OTHERS, SLOW, VARIANTS, WITHOUT, Training
+from benchmarks.inhibition_models import CHANGED, CLIP, EPSILON, OTHERS, SLOW, VARIANTS, WITHOUT, Training
 from benchmarks.robustness import data, train
 from tgo_kernels.inhibition import Circuit
 
@@ -128,6 +128,16 @@ def test_slow_inhibition_has_a_tenth_of_two_gradients():
     for name in whole:
         expected = SLOW * whole[name] if name in ("W_IE", "g_I") else whole[name]
         torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
+
+
+def test_clipped_gradients_are_shorter_and_point_where_they_did():
+    (y, _, whole), (other, _, found) = without("E-I-clipped")
+    assert torch.equal(y, other)
+    lengths = {name: each.norm().item() for name, each in whole.items()}
+    assert torch.equal(found.pop("x"), whole["x"])
+    assert min(lengths.values()) < CLIP < max(lengths.values())
+    for name, each in found.items():
+        torch.testing.assert_close(each, whole[name] * min(1, CLIP / lengths[name]))
 
 
 def test_without_scaling_the_gradient_of_w_ei_is_d_times_as_large():
