@@ -10,8 +10,8 @@ from torch.nn import functional as F
 pytest.importorskip("matplotlib")
 
 import tgo_kernels as tgo
-from benchmarks import inhibition, record, trainings
-from benchmarks.inhibition_models import CHANGED, CLIP, EPSILON, OTHERS, SLOW, VARIANTS, WITHOUT, Training
+from benchmarks import inhibition, inhibition_models, record, trainings
+from benchmarks.inhibition_models import CHANGED, EPSILON, OTHERS, SLOW, VARIANTS, WITHOUT, Training
 from benchmarks.robustness import data, train
 from tgo_kernels.inhibition import Circuit
 
@@ -130,14 +130,15 @@ def test_slow_inhibition_has_a_tenth_of_two_gradients():
         torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
 
 
-def test_clipped_gradients_are_shorter_and_point_where_they_did():
+def test_clipped_gradients_are_no_longer_than_that_and_point_where_they_did(monkeypatch):
+    monkeypatch.setattr(inhibition_models, "CLIP", longest := 50.0)
     (y, _, whole), (other, _, found) = without("E-I-clipped")
     assert torch.equal(y, other)
     lengths = {name: each.norm().item() for name, each in whole.items()}
     assert torch.equal(found.pop("x"), whole["x"])
-    assert min(lengths.values()) < CLIP < max(lengths.values())
+    assert min(lengths.values()) < longest < max(lengths.values())
     for name, each in found.items():
-        torch.testing.assert_close(each, whole[name] * min(1, CLIP / lengths[name]))
+        torch.testing.assert_close(each, whole[name] * min(1, longest / lengths[name]))
 
 
 def test_without_scaling_the_gradient_of_w_ei_is_d_times_as_large():
