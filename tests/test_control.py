@@ -211,6 +211,49 @@ def test_without_a_proxy_the_target_is_the_average_of_the_actor():
     assert not same(old, agent.target) and "target" not in agent.optimizers
 
 
+class Drawn:
+    """A generator whose normal numbers are all this one."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def standard_normal(self, shape, dtype):
+        return np.full(shape, self.value, dtype)
+
+
+def test_critics_descend_to_their_target_and_the_actor_climbs_the_first(monkeypatch):
+    agent, batch = TD3(Settings("any", hidden=16), 3, LARGEST), batch_of(9)
+    losses, expected = {}, {}
+    monkeypatch.setattr(agent, "descend", lambda name, loss: losses.update({name: loss.item()}))
+    agent.update(2, lambda: batch, Drawn(0.3))
+    wanted = agent.targets(batch, Drawn(0.3))
+    first, second = agent.critics(batch.observation, batch.action)
+    expected["critics"] = (first - wanted).square().mean() + (second - wanted).square().mean()
+    expected["actor"] = -agent.critics(batch.observation, agent.actor(batch.observation))[0].mean()
+    expected["target"] = (agent.actor(batch.observation) - agent.target(batch.observation)).square().mean()
+    assert losses == pytest.approx({name: loss.item() for name, loss in expected.items()}, rel=1e-5)
+
+
+@pytest.mark.parametrize(("drawn", "by"), [(9.0, 0.5), (-9.0, -0.5), (1.0, 0.2)])
+def test_the_noise_of_a_next_action_and_the_action_have_limits(drawn, by):
+    agent, batch, seen = TD3(Settings("any", hidden=16), 3, LARGEST), batch_of(2), []
+    largest = torch.from_numpy(LARGEST)
+    agent.target = torch.nn.Identity()
+    agent.critic_targets.register_forward_hook(lambda _, given, values: seen.append(given[1]))
+    batch = batch._replace(after=torch.stack([0.1 * largest, 0.9 * largest]))
+    agent.critic_targets.both = torch.nn.ModuleList(torch.nn.Linear(4, 1) for _ in range(2))
+    agent.targets(batch, Drawn(drawn))
+    torch.testing.assert_close(seen[0], torch.stack([(0.1 + by) * largest, min(0.9 + by, 1.0) * largest]))
+
+
+@pytest.mark.parametrize(("drawn", "expected"), [(9.0, 1.0), (-9.0, 0.0), (0.5, 0.95)])
+def test_what_is_explored_is_within_the_limits_of_an_action(drawn, expected, monkeypatch):
+    agent = TD3(Settings("any", hidden=16, exploration=0.1), 3, LARGEST)
+    monkeypatch.setattr(agent, "act", lambda observation: 0.9 * LARGEST)
+    found = agent.explore(np.zeros(3, np.float32), Drawn(drawn))
+    assert found == pytest.approx(expected * LARGEST, abs=1e-6)
+
+
 @pytest.mark.parametrize("target", ["proxy", "average"])
 @torch.no_grad()
 def test_the_critics_target(target):

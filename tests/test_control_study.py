@@ -61,6 +61,22 @@ def test_the_end_of_an_episode_is_not_its_limit(gymnasium):
     assert [environment.act(np.zeros(3, np.float32))[2:] for _ in range(3)] == [(False, False)] * 2 + [(False, True)]
 
 
+def test_first_actions_are_random_and_a_limit_is_no_end(gymnasium, tmp_path, monkeypatch):
+    run = training.Run(Settings("InvertedPendulum-v5", **SMALL | {"warm_up": 4}), tmp_path / "transitions")
+    explored, started = [], []
+    ends = iter([(False, False), (False, True), (True, False), (False, False), (False, False)])
+    after = np.ones(run.environment.observations, np.float32)
+    monkeypatch.setattr(run.environment, "act", lambda action: (after, 1.0, *next(ends)))
+    monkeypatch.setattr(run.environment, "start", lambda: started.append(run.done) or after)
+    monkeypatch.setattr(run.agent, "explore", lambda *_: explored.append(run.done) or np.zeros(1, np.float32))
+    for _ in range(5):
+        run.step()
+    assert explored == [4] and started == [1, 2]
+    assert run.replay.rows[:5, -1].tolist() == [0, 0, 1, 0, 0]
+    actions = run.replay.rows[:4, run.replay.columns[1]]
+    assert len(np.unique(actions)) == 4 and (abs(actions) <= run.environment.largest).all()
+
+
 @pytest.mark.parametrize(
     ("env", "neuron", "target"),
     [("InvertedPendulum-v5", "LIF", "proxy"), ("Hopper-v5", "CLIF", "average"), ("Hopper-v5", "ReLU", "proxy")],
@@ -168,6 +184,16 @@ def test_a_study_that_is_killed_goes_on_to_the_same_bits(gymnasium, tmp_path):
     assert all(torch.equal(x[key], y[key]) for x, y in zip(a, b, strict=True) for key in x)
 
 
+def test_the_record_keeps_what_was_trained_before_with_the_same_settings(gymnasium, tmp_path):
+    some = ("--parts", "train", "--seeds", "1", "--steps", "20", "--neurons")
+    for neuron in ("ReLU", "LIF"):
+        assert control.main(command(tmp_path, *some, neuron)) == 0
+    rows = record.read(tmp_path / "results" / "control_quick.csv")
+    assert [(row["neuron"], row["step"]) for row in rows] == [("LIF", "20"), ("ReLU", "20")]
+    assert control.main(command(tmp_path, *some, "LIF", "--targets", "average", "--gamma", "0.5")) == 0
+    assert [row["gamma"] for row in record.read(tmp_path / "results" / "control_quick.csv")] == ["0.5"]
+
+
 def test_outlines_are_those_of_the_bodies():
     square = np.array([[0, 0], [2, 0], [1, 1], [2, 2], [0, 2], [1, 0.0]])
     assert sorted(map(tuple, hull(square))) == [(0, 0), (0, 2), (2, 0), (2, 2)]
@@ -185,6 +211,7 @@ def test_outlines_are_those_of_the_bodies():
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["--rounds", "2"], "--rounds must be at least 3, got 2"),
         (["--frames", "0"], "--frames must be at least 1, got 0"),
+        (["--tau", "2"], "tau must be at most 1, got 2.0"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--warm-up", "-1"], "warm_up must be at least 1, got -1"),
         (["--proxy-updates", "0"], "proxy_updates must be at least 1, got 0"),

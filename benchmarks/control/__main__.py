@@ -10,8 +10,9 @@ steps than this task does.
 
 Trainings run side by side, ``--jobs`` at once and each on one thread, and keep a checkpoint after each test in
 ``--out``: one that is killed goes on to the same weights, bit for bit. Records of all tests, the table and the curves
-are of what is there. The animated picture is of the first neuron, target and seed: its best actor beside its untrained
-one. Times are of one thread, and take turns in one process (``times.py``).
+are of what is there with these settings, of other neurons and targets too. The animated picture is of the first neuron,
+target and seed: its best actor beside its untrained one. Times are of one thread, and take turns in one process
+(``times.py``).
 """
 
 import argparse
@@ -46,8 +47,9 @@ SAID = {"proxy_lr": "1e-3, with CLIF and DN 3e-3", "stop_at": "never"}
 
 def kept(trainings: list[Settings], out: Path) -> list[dict[str, Any]]:
     """The checkpoints of these trainings, as far as there are any."""
-    paths = [out / f"{settings.name}.pt" for settings in trainings]
-    return [torch.load(path) for path in paths if path.exists()]
+    paths = {out / f"{settings.name}.pt": vars(settings) for settings in trainings}
+    found = {path: torch.load(path) for path in paths if path.exists()}
+    return [state for path, state in found.items() if state["settings"] == paths[path]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings_of(options: argparse.Namespace) -> tuple[list[Settings], list[Settings]]:
-    """Of the trainings, and of those whose times are taken."""
+    """Of the trainings that there may be, and of those whose times are taken."""
     task = TASKS[options.task]
     for name, least in {"seeds": 1, "rounds": 3, "frames": 1, "jobs": 1}.items():
         if (given := getattr(options, name)) < least:
@@ -87,18 +89,19 @@ def settings_of(options: argparse.Namespace) -> tuple[list[Settings], list[Setti
     names = (*NUMBERS, "env")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     shared = {name: value for name, value in task.items() if name in names} | given
-    trainings = [
+    every = [
         Settings(neuron=neuron, target=target, seed=seed, **shared)
-        for neuron in options.neurons
-        for target in options.targets
+        for neuron in NEURONS
+        for target in TARGETS
         for seed in range(options.seeds)
     ]
     timed = [Settings(neuron=neuron, target=options.targets[0], **shared) for neuron in options.timed]
-    return trainings, timed
+    return every, timed
 
 
 def run(options: argparse.Namespace) -> None:
-    trainings, timed = settings_of(options)
+    every, timed = settings_of(options)
+    trainings = [each for each in every if each.neuron in options.neurons and each.target in options.targets]
     Environment(options.env)  # raises before anything is written
     torch.set_num_threads(1)
     about = {key: str(value) for key, value in record.origin(record.tune()).items()}
@@ -109,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
         try:
             together(trainings, options.out, about, options.jobs)
         finally:
-            if rows := report.rows_of(kept(trainings, options.out)):
+            if rows := report.rows_of(kept(every, options.out)):
                 record.write(written, rows, report.RUNS)
     if "time" in options.parts:
         rows = []

@@ -57,6 +57,8 @@ class Settings:
         for name in ("proxy_lr", "lr", "tau", "exploration"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and above 0, got {getattr(self, name)}")
+        if self.tau > 1:
+            raise ValueError(f"tau must be at most 1, got {self.tau}")
         if not 0 <= self.gamma < 1:
             raise ValueError(f"gamma must be at least 0 and below 1, got {self.gamma}")
 
