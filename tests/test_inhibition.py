@@ -227,6 +227,29 @@ def test_what_is_loaded_or_copied_is_not_made_again(kind, way):
         other.load_state_dict(make().state_dict())
         other(x)
         assert other.W_EE.any(), "one that was not made yet is made by the first batch"
+        bare, other = {k: v for k, v in layer.state_dict().items() if k != "initialised"}, make()
+        other.load_state_dict(bare, strict=False)
+        assert torch.equal(other(x), layer(x)), "weights without that buffer are made"
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_first_batch_after_loading_is_looked_at(kind):
+    make, shape = LAYERS[kind]
+    x = inputs(*shape)
+    layer, other = learnt(make, x), make()
+    other.load_state_dict(layer.state_dict())
+    for bad in (x - 1, torch.full_like(x, torch.nan)):
+        with pytest.raises(ValueError, match="x must be >= 0"):
+            other(bad)
+    assert torch.equal(other(x), layer(x))
+    other(x - 1)  # from then on nobody waits for a look
+
+
+def test_what_is_no_floating_point_number_is_refused_before_anything_is_made():
+    layer = tgo.EILinear(3, 2)
+    with pytest.raises(TypeError, match="images of 0 to 255 are x / 255"):
+        layer(torch.ones(2, 2, 3, dtype=torch.uint8))
+    assert not layer.initialised
 
 
 def test_it_learns():

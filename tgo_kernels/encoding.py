@@ -58,7 +58,8 @@ def poisson(
 
     Args:
         x: [*], in [0, 1], or signed in [-1, 1]; fp32, fp16, bf16 or fp64, any strides. On a CPU what is out of that is
-            refused; on a GPU, which would have to be waited for, it is taken as the nearest bound, NaN as 0.
+            refused; on a GPU, which would have to be waited for, and where the call is compiled or transformed, it is
+            taken as the nearest bound, NaN as 0.
         steps: T, at least 1.
         signed: whether spikes have the sign of x.
         seed: 64 bits, an int or an int64 tensor on x's device; None draws one from torch's default generator.

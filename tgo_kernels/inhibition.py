@@ -11,6 +11,7 @@ from torch.nn.modules.utils import _pair
 
 from tgo_kernels import neurons
 from tgo_kernels.layer import Layer
+from tgo_kernels.library import is_plain
 from tgo_kernels.neurons import check_bool
 from tgo_kernels.surrogate import Sigmoid
 
@@ -53,7 +54,7 @@ class Circuit(nn.Module):
             self.g_I = nn.Parameter(torch.ones(inhibitory))
             self.neuron = _neuron(outputs, dict(options))
         self.register_buffer("initialised", torch.tensor(False))
-        self._ready = False  # the same, where nothing has to wait for a GPU
+        self._ready = self._looked = False  # the same, and whether a batch was looked at: nothing has to wait for a GPU
 
     @property
     def g_E(self) -> nn.Parameter:
@@ -100,14 +101,15 @@ class Circuit(nn.Module):
             self.g_E.fill_(1)
             self.b_E.fill_(0)
         self.initialised.fill_(True)
-        self._ready = True
+        self._ready = self._looked = True
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_shape(x)
         if not self._ready:
             self.initialise(x)
-        elif self.check:
-            _refuse_negative(x.amin().item())
+        elif self.check or (not self._looked and is_plain(x) and not x.is_meta):
+            _refuse_negative(x.amin().item() if x.numel() else 0)
+            self._looked = True
         steps, x = x.shape[:2], x.flatten(0, 1)
         excitation = self._received(x, _nonnegative(self.W_EE)).unflatten(0, steps)
         inhibition = self._received(x, _nonnegative(self.W_IE)).clamp(min=0)
@@ -122,6 +124,8 @@ class Circuit(nn.Module):
     def _check_shape(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"x must have a floating point dtype, got {x.dtype}: images of 0 to 255 are x / 255")
         if x.dim() != self.W_EE.dim() + 1 or x.shape[2] != self.W_EE.shape[1]:
             wanted = ", ".join(["T", "B", str(self.W_EE.shape[1]), *"HW"][: self.W_EE.dim() + 1])
             raise ValueError(f"{type(self).__name__} takes x [{wanted}], got {tuple(x.shape)}")
@@ -136,7 +140,10 @@ class Circuit(nn.Module):
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
-        self._ready = bool(self.initialised)
+        state, prefix = arguments[:2]
+        if f"{prefix}W_EE" in state and f"{prefix}initialised" not in state:  # of another implementation, not strict
+            self.initialised.fill_(True)
+        self._ready, self._looked = bool(self.initialised), False
 
     def extra_repr(self) -> str:
         return f"{self.fan_in} -> {self.W_EE.shape[0]}, inhibitory={self.W_IE.shape[0]}, readout={self.readout}"
@@ -168,7 +175,8 @@ class EILinear(Circuit):
 
     so that x_E has about mean 0 and variance 1. One forward of real data makes all layers of a model, each from what
     those in front of it fire; in ``eval()``, too. It comes before ``fullgraph`` compilation, and before DDP, which does
-    not share it. What was loaded from a state_dict (the buffer ``initialised``) or copied is not made again.
+    not share it. What was loaded from a state_dict or copied is not made again (the buffer ``initialised``; weights
+    that are loaded without it are made, too).
 
     Gradients are those of E-I Prop: past the replacement, as if div had been that, and for W_EI divided by d.
 
@@ -177,7 +185,8 @@ class EILinear(Circuit):
         inhibitory: n_I; ``max(1, out_features // 4)`` if None, as in the paper.
         readout: return ``I_EE - sub`` alone, [T, B, out], of either sign: no division, neuron, g_E or b_E. Take its
             mean over T.
-        check: look for negative inputs in every call, which waits for a GPU; else in the first batch alone (ours).
+        check: look for negative inputs in every call, which waits for a GPU; else in the first batch alone, and the
+            first after weights were loaded (ours).
         options: constants of :class:`tgo_kernels.neurons.InhibitedLIF`, by default the paper's: ``decay=0.5``,
             ``v_threshold=1``, ``v_reset=None`` (soft), ``surrogate=Sigmoid(4)``, ``detach_reset=True``; and
             ``noise_in_eval``, ``stateful``, ``impl`` of :class:`Layer`, which ``layer.neuron`` is.
