@@ -117,7 +117,8 @@ class Circuit(nn.Module):
         subtracted = self._mixed(inhibition, W_EI).unflatten(0, steps)
         if self.readout:
             return excitation - subtracted
-        # Not one product of inputs that are stacked: g_I goes into the weight, and no activations are copied.
+        # g_I goes into the weight. Not one product of both: inputs that are stacked would be copied, and of weights
+        # that are stacked the results are slices, which the neuron would copy.
         divided = self._mixed(inhibition, W_EI * _nonnegative(self.g_I)).unflatten(0, steps)
         return self.neuron(excitation, subtracted, _without_zeros(divided))
 
