@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from packed import bits_of
 from torch import nn
 
 import tgo_kernels as tgo
@@ -211,13 +212,14 @@ def test_spikes_are_kept_as_bits():
         pytest.skip("the compiled extension's")
     x = rates(2, 8, 16, 16)
     for signed, planes in ((False, 1), (True, 2)):
-        packed, conv, grads = [], nn.Conv2d(8, 4, 3), []
+        conv, grads = nn.Conv2d(8, 4, 3), []
         spikes = tgo.poisson(x, 4, signed, SEED).flatten(0, 1)
         for level in (None, "output"):
             conv.zero_grad()
             if level:
                 with tgo.pack_spikes(level=level):
                     y = conv(spikes)
+                assert len(bits_of(spikes.shape)) == 1
             else:
                 y = conv(spikes)
             y.square().sum().backward()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models import gradients
-from packed import assert_equal, net
+from packed import assert_equal, bits_of, net
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -32,11 +32,6 @@ def held(model, x):
             seen.setdefault(storage.data_ptr(), storage.nbytes())
     del y
     return sum(seen.values())
-
-
-def bits_of(shape):
-    """What waits of tensors of that shape. By type, since isinstance asks what a dead weak reference stands for."""
-    return [each for each in gc.get_objects() if type(each) is packing._Bits and each.size == shape]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -91,7 +91,7 @@ def poisson(
         least = -1.0 if signed else 0.0
         if not (least <= low and high <= 1):
             hint = "" if signed or not -1 <= low < 0 else "; signed=True is for values in [-1, 1]"
-            raise ValueError(f"x must be rates in [{least:g}, 1], got values from {low:g} to {high:g}{hint}")
+            raise ValueError(f"x must be rates in [{least:g}, 1], got values from {low:.8g} to {high:.8g}{hint}")
     spikes = _poisson(x, steps, signed, key, step, gradient)
     if not signed:
         note_integers(spikes, largest=1)
