@@ -10,8 +10,8 @@ the first batch's currents have a deviation of 1 (as arXiv 1511.06422, without i
 
 ``E-I-slow`` is the E-I network whose W_IE and g_I learn slowly: their gradients are multiplied by 0.1, so that a larger
 learning rate can be borne (ours; an inhibitory channel acts on all the others at once). In ``E-I-clipped`` the gradient
-of each parameter is no longer than 0.5 (ours): where a divisor is small, that of the whole network is a hundred times
-as long as in most updates, and one such update ends the training.
+of each parameter is no longer than 0.5 (ours): without that, one update of some hundred can have a gradient fifty times
+as long as the others', and ends the training.
 
 The others are the E-I network without a part. All start from the weights that E-I Init gives the whole one for the
 first batch, and then lose their part (ours: a layer behind one that always fires could not be made):
