@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings_of(options: argparse.Namespace) -> tuple[list[Settings], list[Settings]]:
-    """Of the trainings that there may be, and of those whose times are taken."""
+    """Of the trainings that there may be, those asked for first, and of those whose times are taken."""
     task = TASKS[options.task]
     for name, least in {"seeds": 1, "rounds": 3, "frames": 1, "jobs": 1}.items():
         if (given := getattr(options, name)) < least:
@@ -91,8 +91,8 @@ def settings_of(options: argparse.Namespace) -> tuple[list[Settings], list[Setti
     shared = {name: value for name, value in task.items() if name in names} | given
     every = [
         Settings(neuron=neuron, target=target, seed=seed, **shared)
-        for neuron in NEURONS
-        for target in TARGETS
+        for neuron in dict.fromkeys((*options.neurons, *NEURONS))
+        for target in dict.fromkeys((*options.targets, *TARGETS))
         for seed in range(options.seeds)
     ]
     timed = [Settings(neuron=neuron, target=options.targets[0], **shared) for neuron in options.timed]
